@@ -1,0 +1,1 @@
+"""What enters and leaves a node: set-up and bookkeeping of tracks, never packets."""

@@ -1,0 +1,1 @@
+"""The service plane: asyncio around the packet plane and the decisions."""
