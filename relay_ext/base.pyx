@@ -1,0 +1,1 @@
+"""Shared types; everything is inline in base.pxd."""
