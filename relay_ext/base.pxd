@@ -1,5 +1,5 @@
 # What the packet plane's modules share: addresses, datagrams to be sent, queues to and from Python.
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 from relay_ext.slab cimport slab, slab_pool, slab_ref, slab_unref
@@ -70,12 +70,13 @@ cdef inline void tx_clear(tx_queue *q, slab_pool *pool) noexcept nogil:
 # ---- queues to and from Python ---------------------------------------------------------------
 
 ctypedef struct command:
-    # `ptr` is memory that Python allocated; the packet plane never frees it but hands it back through the
-    # `retired` queue, when the command was a one-off, or when the object that it added is removed.
+    # `ptr` is memory that Python allocated and that the packet plane owns from here on; `target` is an
+    # object that the packet plane has already.
     int32_t op
     uint32_t a
     uint32_t b
     uint32_t c
+    void *target
     void *ptr
 
 cdef enum:

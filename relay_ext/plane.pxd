@@ -2,27 +2,147 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from relay_ext.base cimport addr, command, spsc_queue, tx_queue
+from relay_ext.hop cimport hop
+from relay_ext.path cimport session_keys
+from relay_ext.playout cimport track
+from relay_ext.rtp cimport rtp_unwrap
+from relay_ext.seal cimport gate
 from relay_ext.slab cimport slab_pool
+from relay_ext.timer cimport timer_wheel
+
+cdef enum:
+    PLANE_PORTS = 1024
+    PLANE_SESSIONS = 65536    # slots of the table of receiver indices
+
+cdef enum:                    # what a port is for
+    PORT_CLOSED = 0
+    PORT_HOP = 1
+    PORT_RTP = 2              # RTP, and RTCP multiplexed with it (RFC 5761)
+    PORT_RTCP = 3
+    PORT_EGRESS = 4           # receivers' reports arrive here and end here
+
+cdef enum:                    # kinds of event
+    EVENT_HANDSHAKE = 1       # data: a datagram of types 1 to 3 that passed the gate
+    EVENT_CONTROL = 2         # a: hop, b: path, data: an opened control frame
+    EVENT_CONFIRMED = 3       # a: hop, b: local index; first datagram authenticated under these keys
+    EVENT_ADDRESS = 4         # a: hop, b: path; an authenticated datagram came from another address
+    EVENT_SOURCE = 5          # a: track, b: SSRC; an ingest port follows another source
+
+cdef enum:                    # commands
+    OP_PORT = 1
+    OP_TRACK_ADD = 2
+    OP_TRACK_REMOVE = 3
+    OP_TRACK_RESTART = 4
+    OP_TRACK_HOLD = 5
+    OP_EGRESS_ADD = 6
+    OP_EGRESS_REMOVE = 7
+    OP_HOP_ADD = 8
+    OP_HOP_REMOVE = 9
+    OP_HOP_PARAMS = 10
+    OP_HOP_FRESH = 11
+    OP_PATH = 12
+    OP_KEYS_ADD = 13
+    OP_KEYS_USE = 14
+    OP_KEYS_DROP = 15
+    OP_FEED_ADD = 16
+    OP_FEED_REMOVE = 17
+    OP_ROUTE_ADD = 18
+    OP_ROUTE_REMOVE = 19
+    OP_SEND = 20
+    OP_CONTROL = 21
+    OP_COOKIE_SECRET = 22
+
+ctypedef struct feed:
+    # a track that is sent to a peer
+    feed *next
+    hop *to
+    uint16_t stream           # aliases on this hop
+    uint8_t track
+    uint8_t epoch
+    bint started
+
+ctypedef struct ingest_stats:
+    uint64_t packets
+    uint64_t bytes
+    uint64_t reports          # sender reports
+    uint64_t not_rtp
+    uint64_t not_rtcp
+    uint64_t other_source     # from an address that the port does not follow
+    uint64_t payload_type
+    uint64_t too_long
+    uint64_t held             # a jump of the sequence that nothing has confirmed
+    uint64_t sources          # changes of address or SSRC
+
+ctypedef struct ingest:
+    bint latched
+    bint started              # a packet has been taken
+    uint8_t payload_type
+    addr source
+    uint32_t ssrc
+    uint32_t highest          # origin sequence
+    int64_t last              # ns, last packet taken
+    rtp_unwrap unwrap
+    ingest_stats stats
+
+ctypedef struct plane_track:
+    track t
+    ingest source
+    feed *feeds
+    uint8_t priority
+
+ctypedef struct outgoing:
+    # a datagram or control frame that Python wants sent
+    addr to
+    bint has_address
+    uint16_t port             # or path
+    uint16_t pad_to
+    uint16_t len
+    uint8_t data[2032]
+
+ctypedef struct path_setting:
+    addr to
+    bint has_address
+    uint16_t datagram_max     # 0: as it is
+
+ctypedef struct plane_port:
+    uint8_t kind
+    plane_track *track
 
 ctypedef struct plane_queues:
-    spsc_queue commands   # Python to the packet plane
-    spsc_queue retired    # void *: memory that Python may free
-    spsc_queue handshakes # events; one queue a kind, so that a flood of one cannot starve another
+    spsc_queue commands       # Python to the packet plane
+    spsc_queue handshakes     # events; one queue a kind, so that a flood of one cannot starve another
     spsc_queue control
     spsc_queue notices
 
+ctypedef struct plane_stats:
+    uint64_t unknown_port
+    uint64_t short_datagrams
+    uint64_t unknown_index
+    uint64_t bad_type
+    uint64_t bad_mac1
+    uint64_t cookies_sent
+    uint64_t handshake_limited
+    uint64_t handshake_too_long
+    uint64_t handshakes_dropped   # their queue was full
+    uint64_t control_dropped
+    uint64_t notices_dropped
+    uint64_t receiver_reports     # that ended at an egress port
+
 ctypedef struct plane:
     slab_pool *pool
+    timer_wheel wheel
     tx_queue tx
     plane_queues queues
-    bint events_pending   # an event was queued since the engine last told Python
+    bint events_pending       # an event was queued since the engine last told Python
+    gate *gate
+    plane_port ports[1024]
+    session_keys *sessions[65536]
+    plane_stats stats
 
 cdef void plane_receive(plane *p, int64_t now, uint16_t port, const addr *source,
                         const uint8_t *data, size_t n) noexcept nogil
 cdef int64_t plane_poll(plane *p, int64_t now) noexcept nogil  # runs what is due; the next deadline
 cdef void plane_apply(plane *p, int64_t now, command *c) noexcept nogil
 
-cdef class Plane:
-    cdef plane *p
-    cdef bint threaded     # an engine runs it: commands go through the queue
-    cdef int wake_fd       # eventfd that wakes the engine, -1 without one
+cdef plane *plane_new(uint32_t slabs, const uint8_t *public_key, int64_t now) noexcept nogil  # NULL: no memory
+cdef void plane_free(plane *p) noexcept nogil

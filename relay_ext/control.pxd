@@ -1,0 +1,24 @@
+# What Python holds of the packet plane.
+from libc.stdint cimport int64_t, uint32_t
+
+from relay_ext.base cimport command
+from relay_ext.plane cimport plane
+
+cdef class Plane:
+    cdef plane *p
+    cdef bint threaded        # an engine runs it: commands go through the queue
+    cdef int wake_fd          # eventfd that wakes the engine, -1 without one
+    cdef int64_t now          # ns, of the last receive or poll, for commands in between
+    cdef uint32_t last_id
+    cdef dict tracks          # id -> address of the object, as are all of these
+    cdef dict egresses
+    cdef dict hops
+    cdef dict keys            # local index -> address
+    cdef dict feeds           # (track id, hop id) -> address
+    cdef dict track_of        # egress id -> track id
+
+    cdef int submit(self, command *c) except -1
+    cdef int send_command(self, int op, void *target, void *ptr, uint32_t a=*, uint32_t b=*, uint32_t c=*) except -1
+    cdef uint32_t new_id(self)
+    cdef int check_driven(self) except -1
+    cdef int take_tx(self, list out) except -1

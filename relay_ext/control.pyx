@@ -1,0 +1,514 @@
+# cython: boundscheck=False, wraparound=False
+# Buffers from Python are checked against the size of what they are copied into.
+"""What Python says to the packet plane and reads from it.
+
+A command allocates what it needs here and hands it over; the packet plane frees it. With an engine running,
+commands go through a bounded queue; without one they take effect at once, and `receive` and `poll` drive the
+same machine from Python.
+"""
+from libc.stdint cimport INT64_MAX, uint8_t, uint16_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
+from posix.unistd cimport write
+
+import socket
+from typing import NamedTuple
+
+from relay_ext.base cimport addr, event, spsc_commit, spsc_consume, spsc_peek, spsc_queue, spsc_reserve, tx_clear, tx_packet
+from relay_ext.egress cimport EGRESS_CNAME, egress
+from relay_ext.hop cimport HOP_DELAYS, HOP_PATHS, hop, hop_destroy, hop_init, hop_params
+from relay_ext.path cimport path, session_keys
+from relay_ext.plane cimport (
+    OP_CONTROL, OP_COOKIE_SECRET, OP_EGRESS_ADD, OP_EGRESS_REMOVE, OP_FEED_ADD, OP_FEED_REMOVE, OP_HOP_ADD,
+    OP_HOP_FRESH, OP_HOP_PARAMS, OP_HOP_REMOVE, OP_KEYS_ADD, OP_KEYS_DROP, OP_KEYS_USE, OP_PATH, OP_PORT,
+    OP_ROUTE_ADD, OP_ROUTE_REMOVE, OP_SEND, OP_TRACK_ADD, OP_TRACK_HOLD, OP_TRACK_REMOVE, OP_TRACK_RESTART,
+    PLANE_PORTS, feed, outgoing, path_setting, plane_free, plane_new, plane_apply, plane_poll, plane_receive,
+    plane_track)
+from relay_ext.playout cimport track_init
+from relay_ext.rtp cimport rtp_rewrite_init, rtp_unwrap_init
+from relay_ext.seal cimport SEAL_KEY, replay_init, seal_key_free, seal_key_new
+from relay_ext.slab cimport SLAB_DATA
+
+from relay_ext.plane cimport (
+    EVENT_ADDRESS as _ADDRESS, EVENT_CONFIRMED as _CONFIRMED, EVENT_CONTROL as _CONTROL,
+    EVENT_HANDSHAKE as _HANDSHAKE, EVENT_SOURCE as _SOURCE, PORT_CLOSED as _CLOSED, PORT_EGRESS as _EGRESS,
+    PORT_HOP as _HOP, PORT_RTCP as _RTCP, PORT_RTP as _RTP)
+
+EVENT_HANDSHAKE = _HANDSHAKE
+EVENT_CONTROL = _CONTROL
+EVENT_CONFIRMED = _CONFIRMED
+EVENT_ADDRESS = _ADDRESS
+EVENT_SOURCE = _SOURCE
+PORT_HOP = _HOP
+PORT_RTP = _RTP
+PORT_RTCP = _RTCP
+PORT_EGRESS = _EGRESS
+
+DEFAULT_SLABS = 32768  # 64 MB of address space, resident only as far as it has been used
+
+
+class PlaneBusy(RuntimeError):
+    """The command queue is full: the engine has not run for a while."""
+
+
+class Event(NamedTuple):
+    """What the packet plane leaves to Python; which fields mean something depends on `kind`."""
+
+    kind: int
+    now_ns: int
+    a: int
+    b: int
+    port: int
+    size: int
+    address: tuple
+    data: bytes
+
+
+# ---- addresses -------------------------------------------------------------------------------
+
+cdef int parse_address(tuple address, addr *out) except -1:
+    cdef bytes packed
+    host, port = address[0], address[1]
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port {port} is not between 0 and 65535")
+    host, _, zone = host.partition("%")
+    if ":" in host:
+        packed = socket.inet_pton(socket.AF_INET6, host)
+    else:
+        packed = b"\0" * 10 + b"\xff\xff" + socket.inet_pton(socket.AF_INET, host)
+    memset(out, 0, sizeof(addr))
+    memcpy(out.ip, <const uint8_t *>packed, 16)
+    out.port = port
+    if zone:
+        out.scope = int(zone) if zone.isdigit() else socket.if_nametoindex(zone)
+    return 0
+
+
+cdef tuple format_address(const addr *a):
+    cdef bytes ip = a.ip[:16]
+    if ip[:12] == b"\0" * 10 + b"\xff\xff":
+        return (socket.inet_ntop(socket.AF_INET, ip[12:]), a.port)
+    host = socket.inet_ntop(socket.AF_INET6, ip)
+    return (f"{host}%{a.scope}" if a.scope else host, a.port)
+
+
+cdef void *allocate(size_t n) except NULL:
+    cdef void *p = calloc(1, n)
+    if p == NULL:
+        raise MemoryError
+    return p
+
+
+cdef inline void *pointer(object address) noexcept:
+    return <void *><uintptr_t>address
+
+
+cdef class Plane:
+    """The packet plane of one node.
+
+    `public_key` (32 bytes) is the node's own, for MAC1; `slabs` bounds its packet memory, 2 KB each;
+    `now_ns` is the monotonic time at which it begins.
+    """
+
+    def __cinit__(self, bytes public_key, *, uint32_t slabs=DEFAULT_SLABS, int64_t now_ns=0):
+        if len(public_key) != 32:
+            raise ValueError("a public key has 32 bytes")
+        self.p = plane_new(slabs, public_key, now_ns)
+        if self.p == NULL:
+            raise MemoryError
+        self.wake_fd = -1
+        self.now = now_ns
+        self.tracks = {}
+        self.egresses = {}
+        self.hops = {}
+        self.keys = {}
+        self.feeds = {}
+        self.track_of = {}
+
+    def __dealloc__(self):
+        if self.p != NULL:
+            plane_free(self.p)
+
+    def close(self):
+        """Remove everything. No engine may be running."""
+        if self.threaded:
+            raise RuntimeError("stop the engine before closing its plane")
+        for track in list(self.tracks):
+            self.remove_track(track)
+        for hop_id in list(self.hops):
+            self.remove_hop(hop_id)
+
+    @property
+    def slabs_in_use(self):
+        return self.p.pool.in_use
+
+    cdef int submit(self, command *c) except -1:
+        cdef command *slot
+        cdef uint64_t one = 1
+        if not self.threaded:
+            plane_apply(self.p, self.now, c)
+            return 0
+        slot = <command *>spsc_reserve(&self.p.queues.commands)
+        if slot == NULL:
+            raise PlaneBusy("the packet plane does not take commands: is its thread running?")
+        slot[0] = c[0]
+        spsc_commit(&self.p.queues.commands)
+        write(self.wake_fd, &one, 8)
+        return 0
+
+    cdef int send_command(self, int op, void *target, void *ptr, uint32_t a=0, uint32_t b=0, uint32_t c=0) except -1:
+        cdef command x
+        x.op = op
+        x.a = a
+        x.b = b
+        x.c = c
+        x.target = target
+        x.ptr = ptr
+        return self.submit(&x)
+
+    cdef uint32_t new_id(self):
+        self.last_id += 1
+        return self.last_id
+
+    # ---- ports, tracks, egresses -------------------------------------------------------------
+
+    def set_port(self, uint32_t port, uint32_t kind, track=None):
+        """Say what datagrams of a port are: PORT_HOP, PORT_EGRESS, or PORT_RTP and PORT_RTCP of a track."""
+        if port >= PLANE_PORTS:
+            raise ValueError(f"there are {PLANE_PORTS} ports at most")
+        self.send_command(OP_PORT, pointer(self.tracks[track]) if track is not None else NULL, NULL, port, kind)
+
+    def close_port(self, uint32_t port):
+        self.send_command(OP_PORT, NULL, NULL, port, _CLOSED)
+
+    def add_track(self, *, uint32_t clock_rate, uint32_t hold_us, uint32_t first_seq=0, uint8_t payload_type=0,
+                  uint8_t priority=1):
+        """A new track's id. `hold_us`: how long playout waits for a missing packet. `first_seq`: origin sequence
+        of the first packet, where the track is ingested here."""
+        cdef plane_track *k = <plane_track *>allocate(sizeof(plane_track))
+        if not track_init(&k.t, self.p.pool, &self.p.wheel, &self.p.tx):
+            free(k)
+            raise MemoryError
+        k.t.id = self.new_id()
+        k.t.clock_rate = clock_rate
+        k.t.hold = <int64_t>hold_us * 1000
+        k.priority = priority
+        k.source.payload_type = payload_type
+        rtp_unwrap_init(&k.source.unwrap, first_seq)
+        self.tracks[k.t.id] = <uintptr_t>k
+        self.send_command(OP_TRACK_ADD, k, NULL)
+        return k.t.id
+
+    def remove_track(self, uint32_t track):
+        """Remove a track, its egresses, its feeds and every route to it. Its ports must have been closed."""
+        cdef void *k = pointer(self.tracks[track])
+        for egress_id in [e for e, t in self.track_of.items() if t == track]:
+            self.remove_egress(egress_id)
+        for feed_track, feed_hop in [f for f in self.feeds if f[0] == track]:
+            self.remove_feed(feed_track, feed_hop)
+        for address in self.hops.values():
+            self.send_command(OP_ROUTE_REMOVE, pointer(address), k)
+        del self.tracks[track]
+        self.send_command(OP_TRACK_REMOVE, k, NULL)
+
+    def restart_track(self, uint32_t track):
+        """The track's origin began anew: forget its sequence and its clock."""
+        self.send_command(OP_TRACK_RESTART, pointer(self.tracks[track]), NULL)
+
+    def set_hold(self, uint32_t track, uint32_t hold_us):
+        self.send_command(OP_TRACK_HOLD, pointer(self.tracks[track]), NULL, hold_us)
+
+    def add_egress(self, uint32_t track, uint32_t port, tuple to, tuple rtcp_to, *, uint32_t ssrc, uint16_t seq,
+                   uint32_t timestamp, bytes cname, uint8_t payload_type=255):
+        """Send a track to an address from `port`; returns the egress's id. `seq` and `timestamp` are the offsets
+        that RFC 3550 wants random; payload type 255 keeps the source's."""
+        if len(cname) > EGRESS_CNAME:
+            raise ValueError(f"a CNAME has {EGRESS_CNAME} bytes at most")
+        cdef egress *e = <egress *>allocate(sizeof(egress))
+        try:
+            parse_address(to, &e.to)
+            parse_address(rtcp_to, &e.rtcp_to)
+        except BaseException:
+            free(e)
+            raise
+        e.track = track
+        e.id = self.new_id()
+        e.port = port
+        e.cname_len = len(cname)
+        memcpy(e.cname, <const uint8_t *>cname, e.cname_len)
+        rtp_rewrite_init(&e.rewrite, ssrc, payload_type, seq, timestamp)
+        self.egresses[e.id] = <uintptr_t>e
+        self.track_of[e.id] = track
+        self.send_command(OP_EGRESS_ADD, pointer(self.tracks[track]), e)
+        return e.id
+
+    def remove_egress(self, uint32_t egress_id):
+        cdef void *e = pointer(self.egresses.pop(egress_id))
+        self.send_command(OP_EGRESS_REMOVE, pointer(self.tracks[self.track_of.pop(egress_id)]), e)
+
+    # ---- hops --------------------------------------------------------------------------------
+
+    def add_hop(self, uint32_t port, uint32_t first_esi=0):
+        """A new peer's id; `port` is the socket that it is reached through."""
+        cdef hop *h = <hop *>allocate(sizeof(hop))
+        if not hop_init(h, self.p.pool, &self.p.wheel, &self.p.tx, first_esi):
+            hop_destroy(h)
+            free(h)
+            raise MemoryError
+        h.id = self.new_id()
+        h.port = port
+        self.hops[h.id] = <uintptr_t>h
+        self.send_command(OP_HOP_ADD, h, NULL)
+        return h.id
+
+    def remove_hop(self, uint32_t hop_id):
+        """Remove a peer with its keys, and every feed to it."""
+        cdef void *h = pointer(self.hops[hop_id])
+        for index, address in list(self.keys.items()):
+            if (<session_keys *>pointer(address)).owner == h:
+                self.drop_keys(index)
+        for feed_track, feed_hop in [f for f in self.feeds if f[1] == hop_id]:
+            self.remove_feed(feed_track, feed_hop)
+        del self.hops[hop_id]
+        self.send_command(OP_HOP_REMOVE, h, NULL)
+
+    def set_params(self, uint32_t hop_id, *, double proactive, double max_overhead, int64_t send_budget_ns,
+                   int64_t receive_budget_ns):
+        """What the decision plane wants of a hop's repair; see hop.pxd for the units."""
+        cdef hop_params *q = <hop_params *>allocate(sizeof(hop_params))
+        q.proactive = proactive
+        q.max_overhead = max_overhead
+        q.send_budget = send_budget_ns
+        q.receive_budget = receive_budget_ns
+        self.send_command(OP_HOP_PARAMS, pointer(self.hops[hop_id]), q)
+
+    def fresh_peer(self, uint32_t hop_id):
+        """The peer's process began anew: forget what was received of the old one."""
+        self.send_command(OP_HOP_FRESH, pointer(self.hops[hop_id]), NULL)
+
+    def set_path(self, uint32_t hop_id, uint32_t path_id, *, tuple address=None, uint16_t datagram_max=0):
+        """Set a path's address and proven datagram size (bytes of UDP payload), each where given."""
+        if path_id >= HOP_PATHS:
+            raise ValueError(f"a peer has {HOP_PATHS} paths at most")
+        cdef path_setting *s = <path_setting *>allocate(sizeof(path_setting))
+        if address is not None:
+            try:
+                parse_address(address, &s.to)
+            except BaseException:
+                free(s)
+                raise
+            s.has_address = True
+        s.datagram_max = datagram_max
+        self.send_command(OP_PATH, pointer(self.hops[hop_id]), s, path_id)
+
+    def add_keys(self, uint32_t hop_id, uint32_t path_id, uint32_t local_index, uint32_t remote_index,
+                 bytes send_key, bytes receive_key, int cipher):
+        """Keys of a handshake, to receive with at once and to send with after `use_keys`."""
+        if len(send_key) != SEAL_KEY or len(receive_key) != SEAL_KEY:
+            raise ValueError("a session key has 32 bytes")
+        if path_id >= HOP_PATHS or local_index in self.keys:
+            raise ValueError("no such path, or the index is taken")
+        cdef session_keys *k = <session_keys *>allocate(sizeof(session_keys))
+        k.send = seal_key_new(cipher, send_key, True)
+        k.receive = seal_key_new(cipher, receive_key, False)
+        if k.send == NULL or k.receive == NULL:
+            seal_key_free(k.send)
+            seal_key_free(k.receive)
+            free(k)
+            raise ValueError(f"cipher {cipher} cannot be set up")
+        k.owner = pointer(self.hops[hop_id])
+        k.local_index = local_index
+        k.remote_index = remote_index
+        k.path = path_id
+        replay_init(&k.replay)
+        self.keys[local_index] = <uintptr_t>k
+        self.send_command(OP_KEYS_ADD, k.owner, k)
+
+    def use_keys(self, uint32_t local_index):
+        cdef session_keys *k = <session_keys *>pointer(self.keys[local_index])
+        self.send_command(OP_KEYS_USE, k.owner, k)
+
+    def drop_keys(self, uint32_t local_index):
+        cdef session_keys *k = <session_keys *>pointer(self.keys.pop(local_index))
+        self.send_command(OP_KEYS_DROP, k.owner, k)
+
+    def add_feed(self, uint32_t track, uint32_t hop_id, uint16_t stream_alias, uint8_t track_alias, uint8_t epoch):
+        """Send a track to a peer."""
+        if (track, hop_id) in self.feeds:
+            raise ValueError("the track is sent to that peer already")
+        cdef feed *f = <feed *>allocate(sizeof(feed))
+        f.to = <hop *>pointer(self.hops[hop_id])
+        f.stream = stream_alias
+        f.track = track_alias
+        f.epoch = epoch
+        self.feeds[track, hop_id] = <uintptr_t>f
+        self.send_command(OP_FEED_ADD, pointer(self.tracks[track]), f)
+
+    def remove_feed(self, uint32_t track, uint32_t hop_id):
+        cdef void *f = pointer(self.feeds.pop((track, hop_id)))
+        self.send_command(OP_FEED_REMOVE, pointer(self.tracks[track]), f)
+
+    def add_route(self, uint32_t hop_id, uint16_t stream_alias, uint8_t track_alias, uint8_t epoch, uint32_t track):
+        """What the peer sends under these aliases is that track."""
+        self.send_command(OP_ROUTE_ADD, pointer(self.hops[hop_id]), pointer(self.tracks[track]), stream_alias,
+                          track_alias, epoch)
+
+    def remove_route(self, uint32_t hop_id, uint32_t track):
+        self.send_command(OP_ROUTE_REMOVE, pointer(self.hops[hop_id]), pointer(self.tracks[track]))
+
+    # ---- datagrams that Python makes ---------------------------------------------------------
+
+    def send_datagram(self, uint32_t port, tuple address, bytes data):
+        """Send a datagram as it is: handshakes."""
+        cdef outgoing *o = make_outgoing(address, data)
+        o.port = port
+        self.send_command(OP_SEND, NULL, o)
+
+    def send_control(self, uint32_t hop_id, uint32_t path_id, tuple address, bytes frame, uint32_t pad_to=0):
+        """Seal a control frame and send it to `address`, or to the path's own where that is None."""
+        if path_id >= HOP_PATHS or len(frame) + 34 > SLAB_DATA or pad_to > SLAB_DATA:
+            raise ValueError("no such path, or the frame is too long")
+        cdef outgoing *o = make_outgoing(address, frame)
+        o.port = path_id
+        o.pad_to = pad_to
+        self.send_command(OP_CONTROL, pointer(self.hops[hop_id]), o)
+
+    def set_cookie_secret(self, bytes secret):
+        if len(secret) != 32:
+            raise ValueError("a cookie secret has 32 bytes")
+        cdef void *copy = allocate(32)
+        memcpy(copy, <const uint8_t *>secret, 32)
+        self.send_command(OP_COOKIE_SECRET, NULL, copy)
+
+    # ---- events and statistics ---------------------------------------------------------------
+
+    def drain_events(self):
+        """Every event that waits, by kind in the order handshakes, control, notices: list[Event]."""
+        cdef list out = []
+        drain(&self.p.queues.handshakes, out)
+        drain(&self.p.queues.control, out)
+        drain(&self.p.queues.notices, out)
+        return out
+
+    def stats(self):
+        """Counters of the plane: dict[str, int]."""
+        out = dict(self.p.stats)
+        out["slabs_in_use"] = self.p.pool.in_use
+        out["slabs_exhausted"] = self.p.pool.exhausted
+        out["tx_overflow"] = self.p.tx.overflow
+        return out
+
+    def track_stats(self, uint32_t track):
+        """Counters of a track, of its source, and what it follows: dict."""
+        cdef plane_track *k = <plane_track *>pointer(self.tracks[track])
+        out = dict(k.t.stats)
+        out["held"] = k.t.ring.held
+        out["ssrc"] = k.t.ssrc
+        out["added_delay_ns"] = k.t.added_delay
+        out["ingest"] = dict(k.source.stats)
+        out["source"] = format_address(&k.source.source) if k.source.latched else None
+        out["last_ns"] = k.source.last
+        return out
+
+    def egress_stats(self, uint32_t egress_id):
+        cdef egress *e = <egress *>pointer(self.egresses[egress_id])
+        return {"packets": e.packets, "bytes": e.bytes, "reports": e.reports}
+
+    def hop_stats(self, uint32_t hop_id):
+        """Counters of a hop and what is known of its active path: dict."""
+        cdef hop *h = <hop *>pointer(self.hops[hop_id])
+        cdef path *p = &h.paths[h.active]
+        out = dict(h.stats)
+        out["deficit_rows"] = h.decoder.rows
+        out["source_at_ns"] = h.source_at
+        out["media_at_ns"] = h.media_at
+        out["paths"] = [path_dict(&h.paths[i]) for i in range(HOP_PATHS) if h.paths[i].has_address]
+        out["rtt_ns"] = p.rtt
+        out["rtt_min_ns"] = p.rtt_min
+        out["jitter_ns"] = p.jitter
+        out["queue_delay_ns"] = p.queue_delay
+        out["loss_ratio"] = p.loss.ratio
+        out["loss_burst"] = p.loss.burst
+        out["loss_settled"] = bool(p.loss.settled)
+        out["heard_ns"] = p.heard
+        return out
+
+    def hop_delays(self, uint32_t hop_id):
+        """Histogram of the delay that the hop added beyond propagation, 1 ms a slot: list[int]."""
+        cdef hop *h = <hop *>pointer(self.hops[hop_id])
+        return [h.delays[i] for i in range(HOP_DELAYS)]
+
+    # ---- driven from Python ------------------------------------------------------------------
+
+    def receive(self, int64_t now_ns, list datagrams):
+        """Take datagrams [(port, (host, port), bytes)] at a moment; returns those to be sent, in the same form."""
+        cdef list out = []
+        cdef addr source
+        cdef bytes data
+        self.check_driven()
+        self.now = now_ns
+        for port, address, data in datagrams:
+            parse_address(address, &source)
+            plane_receive(self.p, now_ns, port, &source, data, len(data))
+            self.take_tx(out)
+        return out
+
+    def poll(self, int64_t now_ns):
+        """Run what is due; returns the datagrams to be sent and the next deadline in ns, None without one."""
+        cdef list out = []
+        cdef int64_t deadline
+        self.check_driven()
+        self.now = now_ns
+        deadline = plane_poll(self.p, now_ns)
+        self.take_tx(out)
+        return out, None if deadline == INT64_MAX else deadline
+
+    cdef int check_driven(self) except -1:
+        if self.threaded:
+            raise RuntimeError("an engine drives this plane")
+        return 0
+
+    cdef int take_tx(self, list out) except -1:
+        cdef tx_packet *t
+        cdef uint32_t i
+        for i in range(self.p.tx.count):
+            t = &self.p.tx.packets[i]
+            out.append((t.port, format_address(&t.to),
+                        t.head[:t.head_len] + t.body.data[t.off:t.off + t.len]))
+        tx_clear(&self.p.tx, self.p.pool)
+        return 0
+
+
+cdef dict path_dict(path *p):
+    return {
+        "id": p.id, "address": format_address(&p.to), "datagram_max": p.datagram_max, "rtt_ns": p.rtt,
+        "loss_ratio": p.loss.ratio, "sent_packets": p.tx_datagrams, "sent_bytes": p.tx_bytes,
+        "received_packets": p.rx_datagrams, "received_bytes": p.rx_bytes, "heard_ns": p.heard,
+        "reports_invalid": p.reports_invalid,
+        "receive_highest": p.rx_highest, "receive_count": p.rx_packets,
+    }
+
+
+cdef outgoing *make_outgoing(tuple address, bytes data) except NULL:
+    if len(data) > SLAB_DATA:
+        raise ValueError(f"a datagram has {SLAB_DATA} bytes at most")
+    cdef outgoing *o = <outgoing *>allocate(sizeof(outgoing))
+    if address is not None:
+        try:
+            parse_address(address, &o.to)
+        except BaseException:
+            free(o)
+            raise
+        o.has_address = True
+    o.len = len(data)
+    memcpy(o.data, <const uint8_t *>data, o.len)
+    return o
+
+
+cdef int drain(spsc_queue *q, list out) except -1:
+    cdef event *e = <event *>spsc_peek(q)
+    while e != NULL:
+        out.append(Event(e.kind, e.now, e.a, e.b, e.port, e.size, format_address(&e.source), e.data[:e.len]))
+        spsc_consume(q)
+        e = <event *>spsc_peek(q)
+    return 0

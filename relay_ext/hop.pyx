@@ -1,0 +1,615 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True
+# Tables are powers of two behind a mask; lengths from the network are checked before the bytes are read.
+"""One peer's packet machine.
+
+A source packet is sealed and sent the moment it comes; proactive repair follows at the ratio that the decision
+plane sets. The receiver delivers whatever it has, at once and in any order, and reports every 10 ms what is
+missing; the sender answers a report with as many repair packets as the deficit asks for, over the span of
+what is missing and can still arrive in time. docs/protocol.md gives the layouts, docs/loss.md the reasons.
+"""
+from libc.math cimport ceil, sqrt
+from libc.stdint cimport int32_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from relay_ext.base cimport tx_packet, tx_push
+from relay_ext.inner cimport (
+    INNER_FIRST, INNER_LAST, INNER_MAX_HOPS, INNER_SIZE, be16, be32, inner_read, inner_write, put16, put32,
+    serial_diff)
+from relay_ext.path cimport (
+    PATH_ARRIVALS, path_fresh, path_init, path_next, path_reactive_in_flight, path_received, path_report,
+    path_take_report, path_write_arrivals, path_write_report)
+from relay_ext.rlc cimport (
+    RLC_DUPLICATE, RLC_MAX_WINDOW, RLC_REDUNDANT, RLC_REFUSED, RLC_NO_MEMORY, rlc_decoder_deficit, rlc_decoder_expire,
+    rlc_decoder_forget, rlc_decoder_free, rlc_decoder_is_missing, rlc_decoder_new, rlc_decoder_repair,
+    rlc_decoder_reset, rlc_decoder_seen, rlc_decoder_source, rlc_decoder_take, rlc_encode, rlc_encoder_add,
+    rlc_encoder_free, rlc_encoder_new, rlc_encoder_release)
+from relay_ext.seal cimport (
+    SEAL_HEADER, SEAL_TAG, replay_check, replay_commit, seal_begin, seal_end, seal_open, seal_update)
+from relay_ext.slab cimport SLAB_DATA, slab_get, slab_unref
+from relay_ext.timer cimport timer_armed, timer_cancel, timer_schedule
+
+cdef enum:
+    ESI_SIZE = 4              # behind the symbol of a source packet (RFC 6363, 5.3: explicit ID at the end)
+    REPAIR_ID = 8             # before the coded bytes of a repair packet
+    REPORT_FIXED = 40
+    REPORT_BITS = 1024        # ESIs that a report's bitmap covers, at most
+    PROACTIVE_WINDOW = 128    # symbols
+    CONTROL_LENGTH = 2
+
+cdef int64_t MS = 1000000
+cdef int64_t REPORT_INTERVAL = 10 * MS        # while media arrives
+cdef int64_t SENDER_INTERVAL = 20 * MS        # while media is only sent: tells of a lost tail
+cdef int64_t IDLE_INTERVAL = 1000 * MS
+cdef int64_t SPACING = 2 * REPORT_INTERVAL    # between two chances to repair, beyond the round trip
+cdef double ALLOWANCE_MAX = 262144.0          # bytes of repair that may be saved up for a burst
+
+
+# ---- life ------------------------------------------------------------------------------------
+
+cdef bint hop_init(hop *h, slab_pool *pool, timer_wheel *wheel, tx_queue *tx, uint32_t first_esi) noexcept nogil:
+    cdef uint8_t i
+    h.pool = pool
+    h.wheel = wheel
+    h.tx = tx
+    for i in range(HOP_PATHS):
+        path_init(&h.paths[i], i)
+    h.encoder = rlc_encoder_new(pool, HOP_WINDOW, first_esi)
+    h.decoder = rlc_decoder_new(pool, HOP_SPAN, HOP_ROWS)
+    h.sent_at = <int64_t *>calloc(HOP_WINDOW, sizeof(int64_t))
+    h.known_at = <int64_t *>calloc(HOP_SPAN, sizeof(int64_t))
+    h.window_first = first_esi
+    return h.encoder != NULL and h.decoder != NULL and h.sent_at != NULL and h.known_at != NULL
+
+
+cdef void hop_destroy(hop *h) noexcept nogil:
+    timer_cancel(h.wheel, &h.timer)
+    drop_delivered(h)
+    if h.control != NULL:
+        slab_unref(h.pool, h.control)
+    rlc_encoder_free(h.encoder)
+    rlc_decoder_free(h.decoder)
+    free(h.sent_at)
+    free(h.known_at)
+
+
+cdef inline void drop_delivered(hop *h) noexcept nogil:
+    cdef uint32_t i
+    for i in range(h.delivered_count):
+        slab_unref(h.pool, h.delivered[i].symbol)
+    h.delivered_count = 0
+
+
+cdef void hop_fresh(hop *h) noexcept nogil:
+    cdef uint8_t i
+    rlc_decoder_reset(h.decoder)
+    for i in range(HOP_PATHS):
+        path_fresh(&h.paths[i])
+
+
+# ---- sealing ---------------------------------------------------------------------------------
+
+cdef inline slab *begin_datagram(hop *h, path *p, int64_t now, uint8_t type, uint16_t size,
+                                 bint reactive) noexcept nogil:
+    """A slab of `size` bytes with the header written and sealing begun; NULL when it cannot be."""
+    cdef slab *d
+    cdef uint64_t counter
+    cdef uint8_t *header
+    if p.keys == NULL or not p.has_address:
+        h.stats.no_session += 1
+        return NULL
+    if size > SLAB_DATA or size > p.datagram_max and type != TYPE_CONTROL:
+        h.stats.too_long += 1
+        return NULL
+    d = slab_get(h.pool)
+    if d == NULL:
+        h.stats.no_memory += 1
+        return NULL
+    counter = path_next(p, now, size, reactive)
+    header = d.data
+    header[0] = type
+    header[1] = header[2] = header[3] = 0
+    put32(header + 4, p.keys.remote_index)
+    put32(header + 8, <uint32_t>(counter >> 32))
+    put32(header + 12, <uint32_t>counter)
+    d.len = size
+    seal_begin(p.keys.send, counter, header)
+    return d
+
+
+cdef inline void end_datagram(hop *h, path *p, slab *d, const addr *to) noexcept nogil:
+    """Append the tag and queue the datagram; takes over the reference."""
+    cdef tx_packet *packet
+    seal_end(p.keys.send, d.data + d.len - SEAL_TAG)
+    packet = tx_push(h.tx, d, 0, d.len)
+    if packet != NULL:
+        packet.port = h.port
+        packet.to = to[0]
+    slab_unref(h.pool, d)
+
+
+# ---- sending source packets ------------------------------------------------------------------
+
+cdef bint hop_send(hop *h, int64_t now, const inner *header, slab *body, uint16_t off) noexcept nogil:
+    """Send the payload body.data[off:off+header.length], in two symbols where one does not hold it."""
+    cdef path *p = &h.paths[h.active]
+    cdef inner part = header[0]
+    cdef uint16_t room = p.datagram_max - SEAL_HEADER - REPAIR_ID - SEAL_TAG - INNER_SIZE
+    cdef bint sent
+    if p.keys == NULL or not p.has_address:
+        h.stats.no_session += 1
+        return False
+    if header.length <= room:
+        part.flags |= INNER_FIRST | INNER_LAST
+        return send_symbol(h, p, now, &part, body, off)
+    if header.length > 2 * room:
+        h.stats.too_long += 1
+        return False
+    part.length = (header.length + 1) // 2
+    part.flags |= INNER_FIRST
+    sent = send_symbol(h, p, now, &part, body, off)
+    off += part.length
+    part.length = header.length - part.length
+    part.flags = header.flags | INNER_LAST
+    return send_symbol(h, p, now, &part, body, off) and sent
+
+
+cdef bint send_symbol(hop *h, path *p, int64_t now, const inner *header, slab *body, uint16_t off) noexcept nogil:
+    cdef uint8_t head[20]
+    cdef uint8_t esi_bytes[4]
+    cdef uint16_t symbol = INNER_SIZE + header.length
+    cdef uint32_t esi
+    cdef uint8_t *out
+    cdef slab *d
+    inner_write(head, header)
+    esi = rlc_encoder_add(h.encoder, head, body, off, header.length)
+    h.sent_at[esi & (HOP_WINDOW - 1)] = now
+    h.source_at = now
+    h.stats.source_sent += 1
+    h.stats.source_bytes += symbol
+    h.allowance = min(h.allowance + h.params.max_overhead * symbol, ALLOWANCE_MAX)
+    d = begin_datagram(h, p, now, TYPE_SOURCE, SEAL_HEADER + symbol + ESI_SIZE + SEAL_TAG, False)
+    if d == NULL:
+        return False
+    put32(esi_bytes, esi)
+    out = d.data + SEAL_HEADER
+    seal_update(p.keys.send, head, INNER_SIZE, out)
+    seal_update(p.keys.send, body.data + off, header.length, out + INNER_SIZE)
+    seal_update(p.keys.send, esi_bytes, ESI_SIZE, out + symbol)
+    end_datagram(h, p, d, &p.to)
+    send_proactive(h, p, now)
+    wake_within(h, now, SENDER_INTERVAL)
+    return True
+
+
+cdef inline void send_proactive(hop *h, path *p, int64_t now) noexcept nogil:
+    cdef uint32_t next_esi = h.encoder.next
+    cdef int64_t oldest = now - h.params.send_budget
+    if serial_diff(next_esi, h.window_first) > PROACTIVE_WINDOW:
+        h.window_first = next_esi - PROACTIVE_WINDOW
+    while h.window_first != next_esi - 1 and h.sent_at[h.window_first & (HOP_WINDOW - 1)] < oldest:
+        h.window_first += 1
+    h.credit += h.params.proactive
+    while h.credit >= 1.0:
+        h.credit -= 1.0
+        if not send_repair(h, p, now, h.window_first, <uint16_t>(next_esi - h.window_first), False):
+            h.credit = 0.0
+
+
+cdef bint send_repair(hop *h, path *p, int64_t now, uint32_t first, uint16_t count, bint reactive) noexcept nogil:
+    """One repair packet over `count` symbols from `first`; False when max_overhead forbids it or it cannot be."""
+    cdef uint8_t coded[2032]
+    cdef uint8_t ident[8]
+    cdef uint16_t n
+    cdef slab *d
+    if h.allowance <= 0.0:
+        h.stats.overhead_limited += 1
+        return False
+    n = rlc_encode(h.encoder, first, count, h.repair_key, coded)
+    if n == 0:
+        return False
+    d = begin_datagram(h, p, now, TYPE_REPAIR, SEAL_HEADER + REPAIR_ID + n + SEAL_TAG, reactive)
+    if d == NULL:
+        return False
+    put32(ident, first)
+    put16(ident + 4, count)
+    put16(ident + 6, h.repair_key)
+    h.repair_key += 1
+    h.allowance -= n
+    h.stats.repair_sent += 1
+    h.stats.reactive_sent += reactive
+    h.stats.repair_bytes += n
+    seal_update(p.keys.send, ident, REPAIR_ID, d.data + SEAL_HEADER)
+    seal_update(p.keys.send, coded, n, d.data + SEAL_HEADER + REPAIR_ID)
+    end_datagram(h, p, d, &p.to)
+    return True
+
+
+cdef bint hop_send_control(hop *h, int64_t now, uint8_t path_id, const addr *to, const uint8_t *frame,
+                           uint16_t n, uint16_t pad_to) noexcept nogil:
+    """Seal a control frame, padded with zeros to a datagram of `pad_to` bytes; to=NULL: the path's address."""
+    cdef path *p = &h.paths[path_id & (HOP_PATHS - 1)]
+    cdef uint16_t size = SEAL_HEADER + CONTROL_LENGTH + n + SEAL_TAG
+    cdef uint8_t *out
+    cdef slab *d
+    size = max(size, pad_to)
+    d = begin_datagram(h, p, now, TYPE_CONTROL, size, False)
+    if d == NULL:
+        return False
+    out = d.data + SEAL_HEADER
+    put16(out, n)
+    memcpy(out + CONTROL_LENGTH, frame, n)
+    memset(out + CONTROL_LENGTH + n, 0, size - SEAL_HEADER - SEAL_TAG - CONTROL_LENGTH - n)
+    seal_update(p.keys.send, out, size - SEAL_HEADER - SEAL_TAG, out)
+    end_datagram(h, p, d, to if to != NULL else &p.to)
+    return True
+
+
+# ---- receiving -------------------------------------------------------------------------------
+
+cdef int hop_receive(hop *h, session_keys *k, int64_t now, const uint8_t *data, size_t n) noexcept nogil:
+    """Open one datagram of types 4 to 7. Symbols for known tracks are left in `delivered`."""
+    cdef path *p = &h.paths[k.path]
+    cdef uint64_t counter
+    cdef int status
+    cdef slab *s
+    if n < SEAL_HEADER + SEAL_TAG or n > SLAB_DATA:
+        h.stats.short_datagrams += 1
+        return HOP_SHORT
+    counter = (<uint64_t>be32(data + 8) << 32) | be32(data + 12)
+    if not replay_check(&k.replay, counter):
+        h.stats.replayed += 1
+        return HOP_REPLAY
+    s = slab_get(h.pool)
+    if s == NULL:
+        h.stats.no_memory += 1
+        return HOP_NO_MEMORY
+    status = seal_open(k.receive, counter, data, data + SEAL_HEADER, n - SEAL_HEADER, s.data)
+    if status < 0:
+        h.stats.forged += 1
+        slab_unref(h.pool, s)
+        return HOP_FORGED
+    replay_commit(&k.replay, counter)
+    path_received(p, now, counter, n)
+    s.len = <uint16_t>status
+    status = HOP_OK
+    if data[0] == TYPE_SOURCE:
+        receive_source(h, now, s)
+    elif data[0] == TYPE_REPAIR:
+        receive_repair(h, now, s)
+    elif data[0] == TYPE_REPORT:
+        receive_report(h, p, now, counter, s)
+    elif data[0] == TYPE_CONTROL:
+        status = receive_control(h, s)
+    else:
+        h.stats.bad_type += 1
+        status = HOP_TYPE
+    slab_unref(h.pool, s)
+    return status
+
+
+cdef inline void note_known(hop *h, int64_t now, bint was_started, uint32_t before) noexcept nogil:
+    """Remember when the ESIs after `before` were first known to exist."""
+    cdef uint32_t esi, highest = h.decoder.highest
+    if not was_started or serial_diff(highest, before) > HOP_SPAN:
+        before = h.decoder.base - 1
+        if not was_started or serial_diff(before, h.forgotten) > 0:
+            h.forgotten = h.decoder.base
+    esi = before
+    while serial_diff(highest, esi) > 0:
+        esi += 1
+        h.known_at[esi & (HOP_SPAN - 1)] = now
+
+
+cdef void receive_source(hop *h, int64_t now, slab *s) noexcept nogil:
+    cdef bint started = h.decoder.started
+    cdef uint32_t before = h.decoder.highest
+    cdef uint32_t esi
+    cdef int status
+    if s.len < INNER_SIZE + ESI_SIZE:
+        h.stats.short_datagrams += 1
+        return
+    s.len -= ESI_SIZE
+    esi = be32(s.data + s.len)
+    status = rlc_decoder_source(h.decoder, esi, s)
+    h.stats.source_received += 1
+    media_received(h, now)
+    note_known(h, now, started, before)
+    if status == RLC_DUPLICATE:
+        h.stats.duplicate += 1
+    elif status == RLC_REFUSED:
+        h.stats.bad_inner += 1
+    else:
+        deliver(h, s)  # also what the decoder no longer tracks: the track decides what is too late
+    deliver_recovered(h)
+
+
+cdef void receive_repair(hop *h, int64_t now, slab *s) noexcept nogil:
+    cdef bint started = h.decoder.started
+    cdef uint32_t before = h.decoder.highest
+    cdef int status
+    if s.len <= REPAIR_ID:
+        h.stats.short_datagrams += 1
+        return
+    status = rlc_decoder_repair(h.decoder, be32(s.data), be16(s.data + 4), be16(s.data + 6),
+                                s.data + REPAIR_ID, s.len - REPAIR_ID)
+    h.stats.repair_received += 1
+    media_received(h, now)
+    if status == RLC_REFUSED:
+        h.stats.repair_refused += 1
+        return
+    if status == RLC_REDUNDANT:
+        h.stats.repair_redundant += 1
+    elif status == RLC_NO_MEMORY:
+        h.stats.no_memory += 1
+    note_known(h, now, started, before)
+    deliver_recovered(h)
+
+
+cdef inline void deliver_recovered(hop *h) noexcept nogil:
+    cdef uint32_t esi
+    cdef slab *s = rlc_decoder_take(h.decoder, &esi)
+    while s != NULL:
+        h.stats.recovered += 1
+        deliver(h, s)
+        slab_unref(h.pool, s)
+        s = rlc_decoder_take(h.decoder, &esi)
+
+
+cdef inline void deliver(hop *h, slab *s) noexcept nogil:
+    cdef hop_delivered *d
+    cdef hop_route *r
+    cdef inner header
+    if not inner_read(s.data, s.len, &header):
+        h.stats.bad_inner += 1
+        return
+    if header.hops >= INNER_MAX_HOPS:
+        h.stats.too_many_hops += 1
+        return
+    r = route_find(h, (<uint32_t>header.stream << 8) | header.track)
+    if r.track == NULL:
+        h.stats.unknown_track += 1
+        return
+    if r.epoch != header.epoch:
+        h.stats.stale_epoch += 1
+        return
+    if h.delivered_count == HOP_DELIVERED:
+        h.stats.no_memory += 1
+        return
+    d = &h.delivered[h.delivered_count]
+    h.delivered_count += 1
+    d.track = r.track
+    d.header = header
+    d.symbol = s
+    s.refs += 1
+
+
+cdef int receive_control(hop *h, slab *s) noexcept nogil:
+    cdef uint16_t n
+    if s.len >= CONTROL_LENGTH:
+        n = be16(s.data)
+        if 0 < n <= s.len - CONTROL_LENGTH:
+            if h.control != NULL:
+                slab_unref(h.pool, h.control)
+            s.refs += 1
+            h.control = s
+            return HOP_CONTROL
+    h.stats.bad_control += 1
+    return HOP_OK
+
+
+# ---- reports ---------------------------------------------------------------------------------
+
+cdef inline uint32_t oldest_missing(hop *h) noexcept nogil:
+    """The oldest ESI that still matters and is missing; the one after the highest when none is."""
+    cdef uint32_t esi = h.decoder.live
+    while serial_diff(esi, h.decoder.highest) <= 0 and not rlc_decoder_is_missing(h.decoder, esi):
+        esi += 1
+    return esi
+
+
+cdef void send_report(hop *h, path *p, int64_t now) noexcept nogil:
+    cdef uint8_t out[360]
+    cdef uint16_t bits = 0, i
+    cdef size_t n = REPORT_FIXED
+    cdef uint32_t oldest
+    cdef int32_t span
+    cdef slab *d
+    memset(out, 0, sizeof(out))
+    out[0] = p.id
+    out[1] = p.rx_started
+    put16(out + 2, min(rlc_decoder_deficit(h.decoder), 0xffff))
+    path_write_report(p, now, out + 4)
+    put32(out + 24, h.encoder.next)
+    if h.decoder.started:
+        out[1] |= 2
+        oldest = oldest_missing(h)
+        span = serial_diff(h.decoder.highest, oldest) + 1
+        bits = <uint16_t>min(max(span, 0), REPORT_BITS)
+        put32(out + 28, oldest)
+        put32(out + 32, h.decoder.highest)
+        put16(out + 36, bits)
+        for i in range(bits):
+            if rlc_decoder_is_missing(h.decoder, oldest + i):
+                out[REPORT_FIXED + (i >> 3)] |= <uint8_t>(0x80 >> (i & 7))
+        n += (bits + 7) >> 3
+    out[38] = p.arrival_count
+    n += path_write_arrivals(p, now, out + n)
+    d = begin_datagram(h, p, now, TYPE_REPORT, <uint16_t>(SEAL_HEADER + n + SEAL_TAG), False)
+    if d == NULL:
+        return
+    seal_update(p.keys.send, out, n, d.data + SEAL_HEADER)
+    end_datagram(h, p, d, &p.to)
+    h.stats.reports_sent += 1
+
+
+cdef void receive_report(hop *h, path *p, int64_t now, uint64_t counter, slab *s) noexcept nogil:
+    cdef const uint8_t *b = s.data
+    cdef path_report r
+    cdef uint16_t bits, bitmap
+    if s.len < REPORT_FIXED or b[0] != p.id:
+        h.stats.bad_report += 1
+        return
+    bits = be16(b + 36)
+    bitmap = (bits + 7) >> 3
+    r.valid = b[1] & 1
+    r.time_us = be32(b + 4)
+    r.delay_us = be32(b + 8)
+    r.highest = be32(b + 12)
+    r.received = be32(b + 16)
+    r.runs = be32(b + 20)
+    r.arrivals = b[38]
+    r.arrival_data = b + REPORT_FIXED + bitmap
+    if bits > REPORT_BITS or r.arrivals > PATH_ARRIVALS or s.len != REPORT_FIXED + bitmap + 4 * r.arrivals:
+        h.stats.bad_report += 1
+        return
+    if not path_take_report(p, now, counter, &r):
+        return
+    h.stats.reports_received += 1
+    learn_tail(h, now, be32(b + 24))
+    if r.valid and b[1] & 2:
+        repair_reactively(h, p, now, r.highest, be16(b + 2), be32(b + 28), b + REPORT_FIXED, bits)
+
+
+cdef inline void learn_tail(hop *h, int64_t now, uint32_t next_esi) noexcept nogil:
+    """The peer has sent every ESI before next_esi: what was not seen is missing."""
+    cdef uint32_t before = h.decoder.highest
+    if h.decoder.started and 0 < serial_diff(next_esi - 1, before) < HOP_SPAN // 2:
+        rlc_decoder_seen(h.decoder, next_esi - 1)
+        note_known(h, now, True, before)
+        media_received(h, now)
+
+
+cdef void repair_reactively(hop *h, path *p, int64_t now, uint32_t highest, uint32_t deficit, uint32_t oldest,
+                            const uint8_t *bitmap, uint16_t bits) noexcept nogil:
+    """Answer a report: the rule of docs/loss.md, "Reactive repair"."""
+    cdef uint32_t esi, first = 0, last = 0, missing = 0, flying
+    cdef int64_t send_time, first_time = 0
+    cdef uint16_t i
+    cdef double d, loss, extra, need
+    for i in range(bits):
+        if not bitmap[i >> 3] & (0x80 >> (i & 7)):
+            continue
+        esi = oldest + i
+        if serial_diff(esi, h.encoder.first) < 0 or serial_diff(esi, h.encoder.next) >= 0:
+            continue  # no longer kept, or a lie
+        send_time = h.sent_at[esi & (HOP_WINDOW - 1)]
+        if now > send_time + h.params.send_budget:
+            continue  # it left now, it would come too late
+        if missing == 0:
+            first = esi
+            first_time = send_time
+        elif esi - first >= RLC_MAX_WINDOW:
+            break
+        last = esi
+        missing += 1
+    if missing == 0 or deficit == 0:
+        return
+    d = <double>min(deficit, missing)
+    loss = min(p.loss.ratio, 0.75)
+    extra = 0.0
+    if now + p.rtt + SPACING > first_time + h.params.send_budget:  # no further chance for the oldest
+        extra = 2.0 * sqrt(d * loss / (1.0 - loss) + 0.25)
+    need = ceil((d + extra) / (1.0 - loss))
+    flying = path_reactive_in_flight(p, highest)
+    while need > <double>flying:
+        need -= 1.0
+        if not send_repair(h, p, now, first, <uint16_t>(last - first + 1), True):
+            return
+
+
+# ---- time ------------------------------------------------------------------------------------
+
+cdef inline void wake_within(hop *h, int64_t now, int64_t interval) noexcept nogil:
+    if not timer_armed(&h.timer) or h.timer.deadline > now + interval:
+        timer_schedule(h.wheel, &h.timer, now + interval)
+
+
+cdef inline void media_received(hop *h, int64_t now) noexcept nogil:
+    h.media_at = now
+    wake_within(h, now, REPORT_INTERVAL)
+
+
+cdef void expire(hop *h, int64_t now) noexcept nogil:
+    """Move the edges of what still matters, is still tracked, and is still kept for sending."""
+    cdef int64_t budget = h.params.receive_budget
+    cdef path *p = &h.paths[h.active]
+    cdef uint32_t live
+    if h.decoder.started:
+        live = h.decoder.live
+        while serial_diff(live, h.decoder.highest) <= 0 and h.known_at[live & (HOP_SPAN - 1)] + budget < now:
+            h.stats.unrecovered += rlc_decoder_is_missing(h.decoder, live)
+            live += 1
+        rlc_decoder_expire(h.decoder, live)
+        # A repair packet sent in time may span symbols as old as the budget, and travels for half a round trip.
+        budget += p.rtt + SPACING
+        if serial_diff(h.forgotten, h.decoder.base) < 0:
+            h.forgotten = h.decoder.base
+        while serial_diff(h.forgotten, live) < 0 and h.known_at[h.forgotten & (HOP_SPAN - 1)] + budget < now:
+            h.forgotten += 1
+        rlc_decoder_forget(h.decoder, h.forgotten)
+    live = h.encoder.first
+    budget = h.params.send_budget + REPORT_INTERVAL
+    while live != h.encoder.next and h.sent_at[live & (HOP_WINDOW - 1)] + budget < now:
+        live += 1
+    rlc_encoder_release(h.encoder, live)
+    if serial_diff(h.window_first, live) < 0:
+        h.window_first = live
+
+
+cdef void hop_timer(hop *h, int64_t now) noexcept nogil:
+    cdef int64_t keep = max(h.params.receive_budget, h.params.send_budget) + SENDER_INTERVAL
+    cdef bint receiving = h.media_at > h.report_at or (
+        h.decoder.started and rlc_decoder_deficit(h.decoder) > 0)
+    cdef bint sending = h.source_at > h.report_at
+    cdef int64_t interval
+    expire(h, now)
+    if receiving:
+        interval = REPORT_INTERVAL
+    elif sending:
+        interval = SENDER_INTERVAL
+    else:
+        interval = IDLE_INTERVAL
+    if now - h.report_at >= interval:
+        if h.paths[h.active].keys != NULL and h.paths[h.active].has_address:
+            send_report(h, &h.paths[h.active], now)
+        h.report_at = now
+    if receiving or (h.media_at and now - h.media_at < keep):
+        interval = REPORT_INTERVAL
+    elif sending or (h.source_at and now - h.source_at < keep):
+        interval = SENDER_INTERVAL
+    timer_schedule(h.wheel, &h.timer, now + interval)
+
+
+# ---- routes of received tracks ---------------------------------------------------------------
+
+cdef inline hop_route *route_find(hop *h, uint32_t key) noexcept nogil:
+    """The route of that key, or the free slot where it would be. The table always has free slots."""
+    cdef uint32_t i = <uint32_t>(key * <uint32_t>2654435761) >> 24
+    while h.routes[i].track != NULL and h.routes[i].key != key:
+        i = (i + 1) & (HOP_ROUTES - 1)
+    return &h.routes[i]
+
+
+cdef bint hop_route_add(hop *h, uint16_t stream, uint8_t track, uint8_t epoch, void *target) noexcept nogil:
+    cdef hop_route *r
+    cdef int i, used = 0
+    for i in range(HOP_ROUTES):
+        used += h.routes[i].track != NULL
+    r = route_find(h, (<uint32_t>stream << 8) | track)
+    if r.track == NULL and used >= HOP_ROUTES // 2:
+        return False
+    r.key = (<uint32_t>stream << 8) | track
+    r.epoch = epoch
+    r.track = target
+    return True
+
+
+cdef void hop_route_remove(hop *h, const void *target) noexcept nogil:
+    cdef hop_route kept[256]
+    cdef int i
+    memcpy(kept, h.routes, sizeof(kept))
+    memset(h.routes, 0, sizeof(kept))
+    for i in range(HOP_ROUTES):
+        if kept[i].track != NULL and kept[i].track != target:
+            route_find(h, kept[i].key)[0] = kept[i]

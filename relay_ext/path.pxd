@@ -1,0 +1,103 @@
+# One path to a peer: its address and keys, what was sent and received on it, and what reports say of it.
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from relay_ext.base cimport addr
+from relay_ext.seal cimport replay_window, seal_key
+
+cdef enum:
+    PATH_HISTORY = 8192       # datagrams whose sending time is remembered: 1 s at 8,000 a second
+    PATH_LOSS_SAMPLES = 64    # at least 40 ms apart: 2.5 s of reports
+    PATH_ARRIVALS = 32        # arrival times a report carries, at most
+    DATAGRAM_MIN = 1232       # bytes of UDP payload that any path carries (IPv6's least MTU)
+
+ctypedef struct session_keys:
+    # one set a handshake and path; found by the local index that the peer puts into each datagram
+    void *owner               # hop *
+    uint32_t local_index
+    uint32_t remote_index
+    uint8_t path
+    bint confirmed            # a datagram under these keys has been authenticated
+    seal_key *send
+    seal_key *receive
+    replay_window replay
+
+ctypedef struct sent_datagram:
+    int64_t time              # ns
+    uint32_t counter          # low 32 bits
+    uint32_t reactive         # reactive repairs sent on this path up to and including this datagram
+
+ctypedef struct loss_sample:
+    int64_t time              # ns
+    uint32_t highest
+    uint32_t received
+    uint32_t runs
+
+ctypedef struct loss_estimate:
+    bint settled              # two seconds of reports exist
+    double ratio              # the larger of the averages over 250 ms and over 2 s
+    double burst              # rho = 1 - P(good to bad) - P(bad to good), 0 to 0.9
+
+ctypedef struct arrival:
+    uint32_t counter
+    int64_t time              # ns
+
+ctypedef struct path_report:
+    # the path's part of a report (docs/protocol.md, "Report")
+    bint valid                # the reporter has received something on this path
+    uint32_t time_us          # the reporter's clock
+    uint32_t delay_us         # since `highest` arrived
+    uint32_t highest          # counter, low 32 bits
+    uint32_t received         # datagrams
+    uint32_t runs             # losses in a row count once
+    uint8_t arrivals
+    const uint8_t *arrival_data  # arrivals x (counters back from highest u16, 100 us back from time u16)
+
+ctypedef struct path:
+    session_keys *keys        # to send with; NULL: no session
+    bint has_address
+    uint8_t id
+    uint16_t datagram_max     # bytes of UDP payload, proven
+    addr to
+    uint64_t counter          # of the next datagram; goes on over a rekey
+    uint32_t reactive         # reactive repairs sent
+    sent_datagram sent[8192]
+    # what we receive
+    bint rx_started
+    uint64_t rx_highest
+    int64_t rx_highest_at     # ns
+    int64_t heard             # ns, last authenticated datagram; 0: none yet
+    int64_t address_notice    # ns, when Python was last told of another source address
+    uint32_t rx_packets
+    uint32_t rx_runs
+    uint8_t arrival_count
+    arrival arrivals[32]      # since our last report
+    # what the peer's reports say of what we send
+    uint64_t report_counter   # counter of the newest report, so that older ones are passed over
+    bint report_seen
+    int64_t rtt               # ns, smoothed; 0: not measured
+    int64_t rtt_min           # ns, least of the last one to two minutes
+    int64_t rtt_window[2]
+    int64_t rtt_since
+    int64_t jitter            # ns, RFC 3550 interarrival jitter of what we send
+    int64_t transit_last      # ns, relative
+    bint transit_known
+    int64_t queue_delay       # ns, smoothed relative one-way delay less its least
+    int64_t transit_least[2]
+    int64_t transit_since
+    loss_sample samples[64]
+    uint32_t sample_count     # taken since the last reset
+    loss_estimate loss
+    uint64_t tx_datagrams
+    uint64_t tx_bytes
+    uint64_t rx_datagrams
+    uint64_t rx_bytes
+    uint64_t reports_invalid
+
+cdef void path_init(path *p, uint8_t id) noexcept nogil
+cdef void path_fresh(path *p) noexcept nogil          # the peer began anew: its counters and reports do, too
+cdef uint64_t path_next(path *p, int64_t now, size_t size, bint reactive) noexcept nogil  # counter for a datagram
+cdef void path_received(path *p, int64_t now, uint64_t counter, size_t size) noexcept nogil
+cdef size_t path_write_report(path *p, int64_t now, uint8_t *out24) noexcept nogil
+cdef size_t path_write_arrivals(path *p, int64_t now, uint8_t *out) noexcept nogil
+cdef bint path_take_report(path *p, int64_t now, uint64_t counter, const path_report *r) noexcept nogil  # False: not to be believed
+cdef uint32_t path_reactive_in_flight(const path *p, uint32_t highest) noexcept nogil

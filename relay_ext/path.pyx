@@ -1,0 +1,211 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True
+# Histories are powers of two and addressed through a mask; arrivals are counted against PATH_ARRIVALS.
+"""One path to a peer: its address and keys, what was sent and received on it, and what reports say of it."""
+from libc.stdint cimport int32_t
+from libc.string cimport memset
+
+from relay_ext.inner cimport be16, put16, put32, serial_diff
+
+cdef int64_t SAMPLE_SPACING = 40000000       # ns between loss samples
+cdef int64_t SHORT_AVERAGE = 250000000       # ns
+cdef int64_t LONG_AVERAGE = 2000000000       # ns
+cdef int64_t LEAST_WINDOW = 60000000000      # ns; a least value is forgotten after one to two of these
+cdef int64_t MAX_RTT = 10000000000           # ns; a longer one is a mistake or a lie
+cdef double LOSS_UNKNOWN = 0.3               # assumed until LONG_AVERAGE of reports exists
+
+
+cdef void path_init(path *p, uint8_t id) noexcept nogil:
+    memset(p, 0, sizeof(path))
+    p.id = id
+    p.datagram_max = DATAGRAM_MIN
+    p.loss.ratio = LOSS_UNKNOWN
+
+
+cdef void path_fresh(path *p) noexcept nogil:
+    p.rx_started = False
+    p.rx_packets = p.rx_runs = 0
+    p.arrival_count = 0
+    p.report_seen = False
+    p.sample_count = 0
+    p.transit_known = False
+    p.loss.settled = False
+    p.loss.ratio = LOSS_UNKNOWN
+    p.loss.burst = 0
+
+
+cdef uint64_t path_next(path *p, int64_t now, size_t size, bint reactive) noexcept nogil:
+    cdef uint64_t counter = p.counter
+    cdef sent_datagram *d = &p.sent[counter & (PATH_HISTORY - 1)]
+    p.counter += 1
+    p.reactive += reactive
+    d.time = now
+    d.counter = <uint32_t>counter
+    d.reactive = p.reactive
+    p.tx_datagrams += 1
+    p.tx_bytes += size
+    return counter
+
+
+cdef void path_received(path *p, int64_t now, uint64_t counter, size_t size) noexcept nogil:
+    p.heard = now
+    p.rx_datagrams += 1
+    p.rx_bytes += size
+    p.rx_packets += 1
+    if p.arrival_count < PATH_ARRIVALS:
+        p.arrivals[p.arrival_count].counter = <uint32_t>counter
+        p.arrivals[p.arrival_count].time = now
+        p.arrival_count += 1
+    if not p.rx_started:
+        p.rx_started = True
+    elif counter > p.rx_highest + 1:
+        p.rx_runs += 1
+    elif counter < p.rx_highest:
+        return
+    p.rx_highest = counter
+    p.rx_highest_at = now
+
+
+cdef size_t path_write_report(path *p, int64_t now, uint8_t *out) noexcept nogil:
+    put32(out, <uint32_t>(now // 1000))
+    put32(out + 4, <uint32_t>min((now - p.rx_highest_at) // 1000, <int64_t>0xffffffff))
+    put32(out + 8, <uint32_t>p.rx_highest)
+    put32(out + 12, p.rx_packets)
+    put32(out + 16, p.rx_runs)
+    return 20
+
+
+cdef size_t path_write_arrivals(path *p, int64_t now, uint8_t *out) noexcept nogil:
+    cdef size_t n = 0
+    cdef uint8_t i
+    cdef arrival *a
+    for i in range(p.arrival_count):
+        a = &p.arrivals[i]
+        put16(out + n, <uint32_t>min(<uint32_t>p.rx_highest - a.counter, <uint32_t>0xffff))
+        put16(out + n + 2, <uint32_t>min((now - a.time) // 100000, <int64_t>0xffff))
+        n += 4
+    p.arrival_count = 0
+    return n
+
+
+cdef inline const sent_datagram *find_sent(const path *p, uint32_t counter) noexcept nogil:
+    """The datagram of that counter (low 32 bits), NULL when it was never sent or is forgotten."""
+    cdef uint32_t back = <uint32_t>p.counter - counter
+    cdef const sent_datagram *d = &p.sent[counter & (PATH_HISTORY - 1)]
+    if back == 0 or back > PATH_HISTORY or back > p.counter or d.counter != counter or d.time == 0:
+        return NULL
+    return d
+
+
+cdef uint32_t path_reactive_in_flight(const path *p, uint32_t highest) noexcept nogil:
+    cdef const sent_datagram *d = find_sent(p, highest)
+    return 0 if d == NULL else p.reactive - d.reactive
+
+
+cdef inline void least_update(int64_t *window, int64_t *since, int64_t now, int64_t value) noexcept nogil:
+    """Least value of the last one to two LEAST_WINDOWs, as min(window[0], window[1])."""
+    if since[0] == 0:
+        window[0] = window[1] = value
+        since[0] = now
+    elif now - since[0] > LEAST_WINDOW:
+        window[1] = window[0]
+        window[0] = value
+        since[0] = now
+    elif value < window[0]:
+        window[0] = value
+
+
+cdef inline void take_rtt(path *p, int64_t now, int64_t rtt) noexcept nogil:
+    p.rtt = rtt if p.rtt == 0 else p.rtt + (rtt - p.rtt) // 8
+    least_update(p.rtt_window, &p.rtt_since, now, rtt)
+    p.rtt_min = min(p.rtt_window[0], p.rtt_window[1])
+
+
+cdef inline void take_arrivals(path *p, int64_t now, const path_report *r) noexcept nogil:
+    cdef uint8_t i
+    cdef const uint8_t *a = r.arrival_data
+    cdef const sent_datagram *d
+    cdef int64_t transit, change
+    for i in range(r.arrivals):
+        d = find_sent(p, r.highest - be16(a))
+        if d != NULL:
+            # The reporter's clock wraps every 71 minutes and is not ours: only differences count.
+            transit = <int64_t>(<int32_t>(r.time_us - be16(a + 2) * 100 - <uint32_t>(d.time // 1000))) * 1000
+            if p.transit_known:
+                change = transit - p.transit_last
+                p.jitter += ((change if change >= 0 else -change) - p.jitter) // 16
+            p.transit_known = True
+            p.transit_last = transit
+            least_update(p.transit_least, &p.transit_since, now, transit)
+            p.queue_delay += (transit - min(p.transit_least[0], p.transit_least[1]) - p.queue_delay) // 16
+        a += 4
+
+
+cdef inline const loss_sample *sample_before(const path *p, int64_t time) noexcept nogil:
+    """The newest sample at or before `time`, else the oldest there is."""
+    cdef uint32_t kept = min(p.sample_count, <uint32_t>PATH_LOSS_SAMPLES)
+    cdef uint32_t i
+    cdef const loss_sample *s = NULL
+    for i in range(kept):
+        s = &p.samples[(p.sample_count - 1 - i) & (PATH_LOSS_SAMPLES - 1)]
+        if s.time <= time:
+            break
+    return s
+
+
+cdef inline double loss_since(const path *p, const loss_sample *last, int64_t window) noexcept nogil:
+    cdef const loss_sample *first = sample_before(p, last.time - window)
+    cdef uint32_t expected = last.highest - first.highest
+    cdef uint32_t received = last.received - first.received
+    if <int32_t>expected <= 0 or received >= expected:
+        return 0.0
+    return <double>(expected - received) / <double>expected
+
+
+cdef void estimate_loss(path *p, const loss_sample *last) noexcept nogil:
+    cdef const loss_sample *first = sample_before(p, last.time - LONG_AVERAGE)
+    cdef double received = <double>(last.received - first.received)
+    cdef double lost = <double>(last.highest - first.highest) - received
+    cdef double runs = <double>(last.runs - first.runs)
+    p.loss.settled = last.time - first.time >= LONG_AVERAGE
+    p.loss.ratio = max(loss_since(p, last, SHORT_AVERAGE), loss_since(p, last, LONG_AVERAGE))
+    if not p.loss.settled:
+        p.loss.ratio = max(p.loss.ratio, LOSS_UNKNOWN)
+    p.loss.burst = 0.0
+    if received > 0 and lost > 0 and runs > 0:
+        p.loss.burst = min(max(1.0 - runs / received - min(runs / lost, 1.0), 0.0), 0.9)
+
+
+cdef inline void take_sample(path *p, int64_t now, const path_report *r) noexcept nogil:
+    cdef loss_sample *s
+    if p.sample_count and now - p.samples[(p.sample_count - 1) & (PATH_LOSS_SAMPLES - 1)].time < SAMPLE_SPACING:
+        return
+    s = &p.samples[p.sample_count & (PATH_LOSS_SAMPLES - 1)]
+    s.time = now
+    s.highest = r.highest
+    s.received = r.received
+    s.runs = r.runs
+    p.sample_count += 1
+    if p.sample_count > 1:
+        estimate_loss(p, s)
+
+
+cdef bint path_take_report(path *p, int64_t now, uint64_t counter, const path_report *r) noexcept nogil:
+    cdef const sent_datagram *d
+    cdef int64_t rtt
+    if p.report_seen and counter <= p.report_counter:
+        return False  # reordered: a newer one has said more
+    if r.valid:
+        d = find_sent(p, r.highest)
+        if d == NULL:
+            p.reports_invalid += 1
+            return False
+        rtt = now - d.time - <int64_t>r.delay_us * 1000
+        if rtt < 0 or rtt > MAX_RTT:
+            p.reports_invalid += 1
+            return False
+        take_rtt(p, now, rtt)
+        take_arrivals(p, now, r)
+        take_sample(p, now, r)
+    p.report_seen = True
+    p.report_counter = counter
+    return True

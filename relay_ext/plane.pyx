@@ -1,0 +1,489 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True
+# Ports are checked against PLANE_PORTS; the session table is a power of two behind a mask.
+"""The packet plane as one machine without a socket: datagrams and commands in, datagrams and events out.
+
+`engine` drives it from sockets, `control.Plane` from Python, in virtual time.
+"""
+from libc.stdint cimport int32_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from relay_ext.base cimport (
+    EVENT_DATA, addr_equal, addr_same_host, event, spsc_commit, spsc_destroy, spsc_init, spsc_peek, spsc_consume,
+    spsc_reserve, tx_clear, tx_packet, tx_push)
+from relay_ext.egress cimport egress
+from relay_ext.hop cimport (
+    HOP_CONTROL, HOP_DELAYS, HOP_OK, HOP_TYPE, TYPE_CONTROL, TYPE_COOKIE, TYPE_INITIATION, TYPE_RESPONSE, TYPE_SOURCE,
+    hop_delivered, hop_destroy, hop_fresh, hop_params, hop_receive, hop_route_add, hop_route_remove, hop_send,
+    hop_send_control, hop_timer)
+from relay_ext.inner cimport (
+    INNER_FIRST, INNER_LAST, INNER_RTCP, INNER_SIZE, INNER_START, INNER_TIME_NS, be32, inner, put16, serial_diff)
+from relay_ext.path cimport path
+from relay_ext.playout cimport (
+    track_destroy, track_insert, track_release, track_restart, track_sender_report)
+from relay_ext.rtp cimport (
+    RTP_OK, RTP_UNWRAP_HELD, rtcp_is, rtcp_parse, rtcp_sr, rtp_header, rtp_parse, rtp_unwrap_apply)
+from relay_ext.seal cimport (
+    GATE_BAD_MAC1, GATE_COOKIE, GATE_PASS, GATE_REPLY, GATE_SHORT, gate_check, gate_free, gate_new, gate_set_secret,
+    seal_key_free)
+from relay_ext.slab cimport SLAB_DATA, slab, slab_get, slab_pool_free, slab_pool_new, slab_unref
+from relay_ext.timer cimport timer_cancel, timer_expire, timer_next, timer_node, timer_wheel_init
+
+cdef enum:
+    TIMER_TRACK = 1
+    TIMER_HOP = 2
+    COMMANDS = 1024           # waiting for the packet plane, at most
+    HANDSHAKES = 128          # events waiting for Python, at most
+    CONTROLS = 256
+    NOTICES = 256
+
+cdef int64_t LATCH_SILENCE = 2000000000    # ns; after it an ingest port takes another source
+cdef int64_t NOTICE_INTERVAL = 100000000   # ns between two notices of an address on one path
+
+
+# ---- life ------------------------------------------------------------------------------------
+
+cdef plane *plane_new(uint32_t slabs, const uint8_t *public_key, int64_t now) noexcept nogil:
+    cdef plane *p = <plane *>calloc(1, sizeof(plane))
+    if p == NULL:
+        return NULL
+    p.pool = slab_pool_new(slabs)
+    p.gate = gate_new(public_key)
+    timer_wheel_init(&p.wheel, now)
+    if (p.pool == NULL or p.gate == NULL
+            or not spsc_init(&p.queues.commands, COMMANDS, sizeof(command))
+            or not spsc_init(&p.queues.handshakes, HANDSHAKES, sizeof(event))
+            or not spsc_init(&p.queues.control, CONTROLS, sizeof(event))
+            or not spsc_init(&p.queues.notices, NOTICES, sizeof(event))):
+        plane_free(p)
+        return NULL
+    return p
+
+
+cdef void plane_free(plane *p) noexcept nogil:
+    """Frees the plane; its tracks, hops and keys must have been removed."""
+    if p.pool != NULL:
+        tx_clear(&p.tx, p.pool)
+        slab_pool_free(p.pool)
+    gate_free(p.gate)
+    spsc_destroy(&p.queues.commands)
+    spsc_destroy(&p.queues.handshakes)
+    spsc_destroy(&p.queues.control)
+    spsc_destroy(&p.queues.notices)
+    free(p)
+
+
+# ---- events ----------------------------------------------------------------------------------
+
+cdef inline event *new_event(plane *p, spsc_queue *q, uint64_t *dropped, int64_t now, uint16_t kind, uint32_t a,
+                             uint32_t b, const addr *source, size_t size) noexcept nogil:
+    cdef event *e = <event *>spsc_reserve(q)
+    if e == NULL:
+        dropped[0] += 1
+        return NULL
+    e.kind = kind
+    e.now = now
+    e.a = a
+    e.b = b
+    e.source = source[0]
+    e.size = <uint16_t>size
+    e.len = 0
+    e.port = 0
+    p.events_pending = True
+    return e
+
+
+cdef inline void notify(plane *p, int64_t now, uint16_t kind, uint32_t a, uint32_t b, const addr *source,
+                        size_t size) noexcept nogil:
+    if new_event(p, &p.queues.notices, &p.stats.notices_dropped, now, kind, a, b, source, size) != NULL:
+        spsc_commit(&p.queues.notices)
+
+
+# ---- receiving -------------------------------------------------------------------------------
+
+cdef void plane_receive(plane *p, int64_t now, uint16_t port, const addr *source,
+                        const uint8_t *data, size_t n) noexcept nogil:
+    cdef uint8_t kind = p.ports[port].kind if port < PLANE_PORTS else <uint8_t>PORT_CLOSED
+    if kind == PORT_RTP:
+        if rtcp_is(data, n):
+            receive_rtcp(p, now, p.ports[port].track, source, data, n)
+        else:
+            receive_rtp(p, now, p.ports[port].track, source, data, n)
+    elif kind == PORT_HOP:
+        if n == 0:
+            p.stats.short_datagrams += 1
+        elif data[0] >= TYPE_SOURCE:
+            receive_sealed(p, now, source, data, n)
+        else:
+            receive_handshake(p, now, port, source, data, n)
+    elif kind == PORT_RTCP:
+        receive_rtcp(p, now, p.ports[port].track, source, data, n)
+    elif kind == PORT_EGRESS:
+        p.stats.receiver_reports += 1
+    else:
+        p.stats.unknown_port += 1
+
+
+cdef inline bint follow(plane *p, int64_t now, plane_track *k, const addr *source, uint32_t ssrc) noexcept nogil:
+    """Whether this source is, or becomes, the one that the port follows."""
+    cdef ingest *g = &k.source
+    if not g.latched or (not addr_equal(&g.source, source) and now - g.last > LATCH_SILENCE):
+        g.latched = True
+        g.source = source[0]
+    elif not addr_equal(&g.source, source):
+        return False
+    elif g.ssrc == ssrc:
+        return True
+    g.ssrc = ssrc
+    g.stats.sources += 1
+    notify(p, now, EVENT_SOURCE, k.t.id, ssrc, source, 0)
+    return True
+
+
+cdef void receive_rtp(plane *p, int64_t now, plane_track *k, const addr *source, const uint8_t *data,
+                      size_t n) noexcept nogil:
+    cdef ingest *g = &k.source
+    cdef rtp_header h
+    cdef inner header
+    cdef int32_t ahead
+    if n > SLAB_DATA:
+        g.stats.too_long += 1
+        return
+    if rtp_parse(data, n, &h) != RTP_OK:
+        g.stats.not_rtp += 1
+        return
+    if h.payload_type != g.payload_type:
+        g.stats.payload_type += 1
+        return
+    if not follow(p, now, k, source, h.ssrc):
+        g.stats.other_source += 1
+        return
+    g.last = now
+    memset(&header, 0, sizeof(header))
+    if rtp_unwrap_apply(&g.unwrap, h.ssrc, h.seq, &header.seq) == RTP_UNWRAP_HELD:
+        g.stats.held += 1
+        return
+    if not g.started:
+        g.started = True
+        header.flags = INNER_START
+        g.highest = header.seq
+    else:
+        ahead = serial_diff(header.seq, g.highest)
+        if ahead > 0:
+            g.highest = header.seq
+            header.gap = <uint8_t>min(ahead - 1, 255)
+    g.stats.packets += 1
+    g.stats.bytes += n
+    forward(p, now, k, &header, data, <uint16_t>n)
+
+
+cdef inline void forward(plane *p, int64_t now, plane_track *k, inner *header, const uint8_t *data,
+                         uint16_t n) noexcept nogil:
+    """Send what came from a source to the peers and egresses of its track."""
+    cdef feed *f = k.feeds
+    cdef slab *body = slab_get(p.pool)
+    cdef uint8_t flags = header.flags
+    if body == NULL:
+        k.t.stats.no_memory += 1
+        return
+    memcpy(body.data, data, n)
+    body.len = n
+    header.length = n
+    header.time = <uint32_t>(now // INNER_TIME_NS)
+    header.priority = k.priority
+    while f != NULL:
+        header.stream = f.stream
+        header.track = f.track
+        header.epoch = f.epoch
+        header.flags = flags & INNER_RTCP
+        if not f.started and not flags & INNER_RTCP:
+            f.started = True
+            header.flags |= INNER_START
+        hop_send(f.to, now, header, body, 0)
+        f = f.next
+    if not flags & INNER_RTCP:
+        header.flags = flags | INNER_FIRST | INNER_LAST
+        track_insert(&k.t, now, header, body, 0)
+        track_release(&k.t, now)
+    slab_unref(p.pool, body)
+
+
+cdef void receive_rtcp(plane *p, int64_t now, plane_track *k, const addr *source, const uint8_t *data,
+                       size_t n) noexcept nogil:
+    cdef ingest *g = &k.source
+    cdef rtcp_sr report
+    cdef inner header
+    cdef bint has_report = False, bye = False
+    # RTCP may come from another port of the source than its RTP does.
+    if not g.latched or not addr_same_host(&g.source, source):
+        g.stats.other_source += 1
+        return
+    if n > SLAB_DATA or rtcp_parse(data, n, &report, &has_report, &bye) != RTP_OK:
+        g.stats.not_rtcp += 1
+        return
+    if not has_report or report.ssrc != g.ssrc:
+        return
+    g.stats.reports += 1
+    track_sender_report(&k.t, data, <uint16_t>n)
+    memset(&header, 0, sizeof(header))
+    header.flags = INNER_RTCP
+    header.seq = g.highest
+    forward(p, now, k, &header, data, <uint16_t>n)
+
+
+cdef void receive_handshake(plane *p, int64_t now, uint16_t port, const addr *source, const uint8_t *data,
+                            size_t n) noexcept nogil:
+    cdef uint8_t address[18]
+    cdef size_t reply_len = 0
+    cdef int verdict = GATE_PASS
+    cdef event *e
+    cdef slab *reply
+    if data[0] < TYPE_INITIATION or data[0] > TYPE_COOKIE:
+        p.stats.bad_type += 1
+        return
+    if n > EVENT_DATA:
+        p.stats.handshake_too_long += 1
+        return
+    if data[0] != TYPE_COOKIE:  # a cookie reply is authenticated by the key that the asker alone can derive
+        memcpy(address, source.ip, 16)
+        put16(address + 16, source.port)
+        reply = slab_get(p.pool)
+        if reply == NULL:
+            return
+        verdict = gate_check(p.gate, now, address, data, n, reply.data, &reply_len)
+        if verdict == GATE_COOKIE:
+            reply.len = <uint16_t>reply_len
+            send_plain(p, port, source, reply)
+            p.stats.cookies_sent += 1
+        slab_unref(p.pool, reply)
+    if verdict == GATE_PASS:
+        e = new_event(p, &p.queues.handshakes, &p.stats.handshakes_dropped, now, EVENT_HANDSHAKE, 0, 0, source, n)
+        if e != NULL:
+            e.port = port
+            e.len = <uint16_t>n
+            memcpy(e.data, data, n)
+            spsc_commit(&p.queues.handshakes)
+    elif verdict == GATE_BAD_MAC1:
+        p.stats.bad_mac1 += 1
+    elif verdict == GATE_SHORT:
+        p.stats.short_datagrams += 1
+    elif verdict != GATE_COOKIE:
+        p.stats.handshake_limited += 1
+
+
+cdef inline void send_plain(plane *p, uint16_t port, const addr *to, slab *body) noexcept nogil:
+    cdef tx_packet *packet = tx_push(&p.tx, body, 0, body.len)
+    if packet != NULL:
+        packet.port = port
+        packet.to = to[0]
+
+
+cdef void receive_sealed(plane *p, int64_t now, const addr *source, const uint8_t *data, size_t n) noexcept nogil:
+    cdef session_keys *k
+    cdef hop *h
+    cdef path *way
+    cdef event *e
+    cdef int status
+    if data[0] > TYPE_CONTROL:
+        p.stats.bad_type += 1
+        return
+    if n < 16:
+        p.stats.short_datagrams += 1
+        return
+    k = session_find(p, be32(data + 4))[0]
+    if k == NULL:
+        p.stats.unknown_index += 1
+        return
+    h = <hop *>k.owner
+    way = &h.paths[k.path]
+    status = hop_receive(h, k, now, data, n)
+    if status != HOP_OK and status != HOP_CONTROL:
+        return
+    if not k.confirmed:
+        k.confirmed = True
+        notify(p, now, EVENT_CONFIRMED, h.id, k.local_index, source, n)
+    if (way.rx_highest_at == now and not addr_equal(&way.to, source)
+            and now - way.address_notice >= NOTICE_INTERVAL):
+        way.address_notice = now
+        notify(p, now, EVENT_ADDRESS, h.id, k.path, source, n)
+    if status == HOP_CONTROL:
+        e = new_event(p, &p.queues.control, &p.stats.control_dropped, now, EVENT_CONTROL, h.id, k.path, source, n)
+        if e != NULL:
+            e.len = min(be16_of(h.control), EVENT_DATA)
+            memcpy(e.data, h.control.data + 2, e.len)
+            spsc_commit(&p.queues.control)
+    take_delivered(p, now, h)
+
+
+cdef inline uint16_t be16_of(const slab *s) noexcept nogil:
+    return <uint16_t>((s.data[0] << 8) | s.data[1])
+
+
+cdef inline void take_delivered(plane *p, int64_t now, hop *h) noexcept nogil:
+    cdef uint32_t i
+    cdef hop_delivered *d
+    cdef track *t
+    for i in range(h.delivered_count):
+        d = &h.delivered[i]
+        t = &(<plane_track *>d.track).t
+        if d.header.flags & INNER_RTCP:
+            track_sender_report(t, d.symbol.data + INNER_SIZE, d.header.length)
+        elif track_insert(t, now, &d.header, d.symbol, INNER_SIZE):
+            h.delays[max(min(t.added_delay // 1000000, HOP_DELAYS - 1), 0)] += 1
+            track_release(t, now)
+        slab_unref(p.pool, d.symbol)
+    h.delivered_count = 0
+
+
+cdef int64_t plane_poll(plane *p, int64_t now) noexcept nogil:
+    cdef timer_node *node = timer_expire(&p.wheel, now)
+    while node != NULL:
+        if node.kind == TIMER_TRACK:
+            track_release(<track *>node.owner, now)
+        else:
+            hop_timer(<hop *>node.owner, now)
+        node = timer_expire(&p.wheel, now)
+    return timer_next(&p.wheel, now)
+
+
+# ---- the table of receiver indices -----------------------------------------------------------
+
+cdef inline session_keys **session_find(plane *p, uint32_t index) noexcept nogil:
+    """The slot of that index, or the free one where it would be. At most half of the table is used."""
+    cdef uint32_t i = <uint32_t>(index * <uint32_t>2654435761) >> 16
+    while p.sessions[i] != NULL and p.sessions[i].local_index != index:
+        i = (i + 1) & (PLANE_SESSIONS - 1)
+    return &p.sessions[i]
+
+
+cdef void session_remove(plane *p, session_keys *k) noexcept nogil:
+    """Close the gap behind the removed slot, so that probing needs no tombstones."""
+    cdef session_keys **hole = session_find(p, k.local_index)
+    cdef session_keys *moved
+    cdef uint32_t i
+    if hole[0] != k:
+        return
+    hole[0] = NULL
+    i = <uint32_t>(hole - &p.sessions[0])
+    i = (i + 1) & (PLANE_SESSIONS - 1)
+    while p.sessions[i] != NULL:
+        moved = p.sessions[i]
+        p.sessions[i] = NULL
+        session_find(p, moved.local_index)[0] = moved
+        i = (i + 1) & (PLANE_SESSIONS - 1)
+
+
+# ---- commands --------------------------------------------------------------------------------
+
+cdef void plane_apply(plane *p, int64_t now, command *c) noexcept nogil:
+    if c.op <= OP_EGRESS_REMOVE:
+        apply_track(p, c)
+    elif c.op <= OP_KEYS_DROP:
+        apply_hop(p, now, c)
+    else:
+        apply_link(p, now, c)
+
+
+cdef inline void apply_track(plane *p, command *c) noexcept nogil:
+    cdef plane_track *k = <plane_track *>c.target
+    cdef egress *e = <egress *>c.ptr
+    cdef egress **at
+    if c.op == OP_PORT:
+        p.ports[c.a].kind = <uint8_t>c.b
+        p.ports[c.a].track = k
+    elif c.op == OP_TRACK_ADD:
+        k.t.timer.kind = TIMER_TRACK
+        k.t.timer.owner = &k.t
+    elif c.op == OP_TRACK_REMOVE:
+        track_destroy(&k.t)
+        free(k)
+    elif c.op == OP_TRACK_RESTART:
+        track_restart(&k.t)
+    elif c.op == OP_TRACK_HOLD:
+        k.t.hold = <int64_t>c.a * 1000
+    elif c.op == OP_EGRESS_ADD:
+        e.next = k.t.egresses
+        k.t.egresses = e
+    else:
+        at = &k.t.egresses
+        while at[0] != e:
+            at = &at[0].next
+        at[0] = e.next
+        free(e)
+
+
+cdef inline void apply_hop(plane *p, int64_t now, command *c) noexcept nogil:
+    cdef hop *h = <hop *>c.target
+    cdef session_keys *k = <session_keys *>c.ptr
+    cdef path_setting *setting = <path_setting *>c.ptr
+    if c.op == OP_HOP_ADD:
+        h.timer.kind = TIMER_HOP
+        h.timer.owner = h
+        hop_timer(h, now)
+    elif c.op == OP_HOP_REMOVE:
+        hop_destroy(h)
+        free(h)
+    elif c.op == OP_HOP_PARAMS:
+        h.params = (<hop_params *>c.ptr)[0]
+        free(c.ptr)
+    elif c.op == OP_HOP_FRESH:
+        hop_fresh(h)
+    elif c.op == OP_PATH:
+        if setting.has_address:
+            h.paths[c.a].to = setting.to
+            h.paths[c.a].has_address = True
+        if setting.datagram_max:
+            h.paths[c.a].datagram_max = setting.datagram_max
+        free(setting)
+    elif c.op == OP_KEYS_ADD:
+        session_find(p, k.local_index)[0] = k
+    elif c.op == OP_KEYS_USE:
+        h.paths[k.path].keys = k
+        hop_timer(h, now)
+    else:
+        drop_keys(p, h, k)
+
+
+cdef inline void drop_keys(plane *p, hop *h, session_keys *k) noexcept nogil:
+    session_remove(p, k)
+    if h.paths[k.path].keys == k:
+        h.paths[k.path].keys = NULL
+    seal_key_free(k.send)
+    seal_key_free(k.receive)
+    free(k)
+
+
+cdef inline void apply_link(plane *p, int64_t now, command *c) noexcept nogil:
+    cdef plane_track *k = <plane_track *>c.target
+    cdef feed *f = <feed *>c.ptr
+    cdef feed **at
+    cdef outgoing *o = <outgoing *>c.ptr
+    cdef slab *s
+    if c.op == OP_FEED_ADD:
+        f.next = k.feeds
+        k.feeds = f
+    elif c.op == OP_FEED_REMOVE:
+        at = &k.feeds
+        while at[0] != f:
+            at = &at[0].next
+        at[0] = f.next
+        free(f)
+    elif c.op == OP_ROUTE_ADD:
+        hop_route_add(<hop *>c.target, <uint16_t>c.a, <uint8_t>c.b, <uint8_t>c.c, c.ptr)
+    elif c.op == OP_ROUTE_REMOVE:
+        hop_route_remove(<hop *>c.target, c.ptr)
+    elif c.op == OP_SEND:
+        s = slab_get(p.pool)
+        if s != NULL:
+            s.len = o.len
+            memcpy(s.data, o.data, o.len)
+            send_plain(p, o.port, &o.to, s)
+            slab_unref(p.pool, s)
+        free(o)
+    elif c.op == OP_CONTROL:
+        hop_send_control(<hop *>c.target, now, <uint8_t>o.port, &o.to if o.has_address else NULL, o.data, o.len,
+                         o.pad_to)
+        free(o)
+    else:
+        gate_set_secret(p.gate, <const uint8_t *>c.ptr)
+        free(c.ptr)

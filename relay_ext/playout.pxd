@@ -1,0 +1,45 @@
+# A track: its ring, the order and moment of release, and the egresses that packets are released to.
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from relay_ext.base cimport tx_queue
+from relay_ext.egress cimport egress, origin_clock
+from relay_ext.inner cimport inner
+from relay_ext.ring cimport ring
+from relay_ext.slab cimport slab, slab_pool
+from relay_ext.timer cimport timer_node, timer_wheel
+
+ctypedef struct track_stats:
+    uint64_t received         # packets, each once
+    uint64_t received_bytes
+    uint64_t delivered        # released to the egresses
+    uint64_t lost             # given up at their deadline
+    uint64_t late             # came after their deadline
+    uint64_t duplicate
+    uint64_t malformed        # not RTP
+    uint64_t resets           # jumps of the origin sequence that emptied the ring
+    uint64_t no_memory
+
+ctypedef struct track:
+    uint32_t id
+    uint32_t clock_rate       # Hz
+    uint32_t ssrc             # of the source, as last received
+    int64_t hold              # ns; how long a missing packet is waited for, beyond the least transit time
+    ring ring
+    timer_node timer
+    timer_wheel *wheel
+    tx_queue *tx
+    slab_pool *pool
+    egress *egresses
+    origin_clock clock
+    int64_t last_origin       # ns, to unwrap the inner header's 32 bits
+    int64_t transit_least[2]  # ns, least transit time of this window and the one before
+    int64_t transit_since     # ns, when this window began; 0: nothing received yet
+    int64_t added_delay       # ns, of the packet last inserted: transit less the least
+    track_stats stats
+
+cdef bint track_init(track *t, slab_pool *pool, timer_wheel *wheel, tx_queue *tx) noexcept nogil
+cdef void track_destroy(track *t) noexcept nogil
+cdef void track_restart(track *t) noexcept nogil     # the origin began anew: other sequence, other clock
+cdef bint track_insert(track *t, int64_t now, const inner *h, slab *body, uint16_t off) noexcept nogil  # False: seen before
+cdef void track_release(track *t, int64_t now) noexcept nogil  # everything whose time has come
+cdef void track_sender_report(track *t, const uint8_t *data, uint16_t n) noexcept nogil

@@ -1,0 +1,134 @@
+# cython: boundscheck=False, wraparound=False
+# The only array indexed here is transit_least, by constants.
+"""Playout: packets leave in origin order, at once where nothing is missing, else when the deadline of the
+first packet behind the hole has come. That deadline is the packet's origin time, plus the least transit time
+of the last 10 to 20 s (so clocks need not agree), plus the track's hold.
+"""
+from libc.stdint cimport int32_t
+from libc.string cimport memset
+
+from relay_ext.egress cimport egress_send
+from relay_ext.inner cimport INNER_TIME_NS, serial_diff
+from relay_ext.ring cimport (
+    RING_DUPLICATE, RING_LATE, RING_NO_MEMORY, RING_PART, RING_RESET, ring_destroy, ring_init, ring_insert,
+    ring_next_held, ring_release, ring_reset, ring_skip, slot)
+from relay_ext.rtp cimport RTP_OK, rtcp_parse, rtcp_sr, rtp_header, rtp_parse
+from relay_ext.timer cimport timer_cancel, timer_schedule
+
+cdef int64_t TRANSIT_WINDOW = 10000000000  # ns; a slower path shows as such after at most two of these
+cdef int64_t REORDER_WAIT = 20000000       # ns; what the origin reports as missing is waited for this long
+
+
+cdef bint track_init(track *t, slab_pool *pool, timer_wheel *wheel, tx_queue *tx) noexcept nogil:
+    t.pool = pool
+    t.wheel = wheel
+    t.tx = tx
+    return ring_init(&t.ring, pool)
+
+
+cdef void track_destroy(track *t) noexcept nogil:
+    timer_cancel(t.wheel, &t.timer)
+    ring_destroy(&t.ring)
+
+
+cdef void track_restart(track *t) noexcept nogil:
+    timer_cancel(t.wheel, &t.timer)
+    ring_reset(&t.ring)
+    t.transit_since = 0
+    t.clock.known = False
+
+
+cdef inline int64_t transit_floor(track *t) noexcept nogil:
+    return min(t.transit_least[0], t.transit_least[1])
+
+
+cdef inline int64_t unwrap_origin(track *t, uint32_t time) noexcept nogil:
+    cdef uint32_t last = <uint32_t>(t.last_origin // INNER_TIME_NS)
+    if t.transit_since == 0:
+        t.last_origin = <int64_t>time * INNER_TIME_NS
+    else:
+        t.last_origin += <int64_t>(<int32_t>(time - last)) * INNER_TIME_NS
+    return t.last_origin
+
+
+cdef inline void observe_transit(track *t, int64_t now, int64_t transit) noexcept nogil:
+    if t.transit_since == 0:
+        t.transit_least[0] = t.transit_least[1] = transit
+        t.transit_since = now
+    elif now - t.transit_since > TRANSIT_WINDOW:
+        t.transit_least[1] = t.transit_least[0]
+        t.transit_least[0] = transit
+        t.transit_since = now
+    elif transit < t.transit_least[0]:
+        t.transit_least[0] = transit
+    t.added_delay = transit - transit_floor(t)
+
+
+cdef bint track_insert(track *t, int64_t now, const inner *h, slab *body, uint16_t off) noexcept nogil:
+    cdef int64_t origin = unwrap_origin(t, h.time)
+    cdef int status
+    observe_transit(t, now, now - origin)
+    status = ring_insert(&t.ring, h, body, off, origin, now)
+    if status == RING_DUPLICATE:
+        t.stats.duplicate += 1
+        return False
+    if status == RING_LATE:
+        t.stats.late += 1
+        return False
+    if status == RING_NO_MEMORY:
+        t.stats.no_memory += 1
+        return False
+    t.stats.received_bytes += h.length
+    if status != RING_PART:
+        t.stats.received += 1
+    if status == RING_RESET:
+        t.stats.resets += 1
+    return True
+
+
+cdef inline int64_t deadline_of(track *t, const slot *s) noexcept nogil:
+    """When `s` goes out although packets before it are missing."""
+    cdef int64_t deadline = s.origin + transit_floor(t) + t.hold
+    if t.ring.started and serial_diff(s.seq, t.ring.next) <= s.gap:
+        deadline = min(deadline, s.arrival + REORDER_WAIT)
+    return deadline
+
+
+cdef void track_release(track *t, int64_t now) noexcept nogil:
+    cdef slot *s = ring_next_held(&t.ring)
+    cdef int64_t deadline
+    while s != NULL:
+        if not t.ring.started or s.seq != t.ring.next:
+            deadline = deadline_of(t, s)
+            if now < deadline:
+                timer_schedule(t.wheel, &t.timer, deadline)
+                return
+            if t.ring.started:
+                t.stats.lost += <uint32_t>serial_diff(s.seq, t.ring.next)
+            ring_skip(&t.ring, s.seq)
+        send(t, now, s)
+        ring_release(&t.ring, s)
+        s = ring_next_held(&t.ring)
+    timer_cancel(t.wheel, &t.timer)
+
+
+cdef inline void send(track *t, int64_t now, const slot *s) noexcept nogil:
+    cdef rtp_header h
+    cdef egress *e = t.egresses
+    if rtp_parse(s.body.data + s.off, s.len, &h) != RTP_OK:
+        t.stats.malformed += 1  # only a peer can send it: ingest has parsed what it takes
+        return
+    t.ssrc = h.ssrc
+    t.stats.delivered += 1
+    while e != NULL:
+        egress_send(e, t.tx, t.pool, now, s, &h, t.clock_rate, &t.clock)
+        e = e.next
+
+
+cdef void track_sender_report(track *t, const uint8_t *data, uint16_t n) noexcept nogil:
+    cdef rtcp_sr report
+    cdef bint has_report, bye
+    memset(&report, 0, sizeof(report))
+    if rtcp_parse(data, n, &report, &has_report, &bye) == RTP_OK and has_report:
+        t.clock.report = report
+        t.clock.known = True
