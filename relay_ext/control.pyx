@@ -20,7 +20,7 @@ from relay_ext.hop cimport HOP_DELAYS, HOP_PATHS, hop, hop_destroy, hop_init, ho
 from relay_ext.path cimport path, session_keys
 from relay_ext.plane cimport (
     OP_CONTROL, OP_COOKIE_SECRET, OP_EGRESS_ADD, OP_EGRESS_REMOVE, OP_FEED_ADD, OP_FEED_REMOVE, OP_HOP_ADD,
-    OP_HOP_FRESH, OP_HOP_PARAMS, OP_HOP_REMOVE, OP_KEYS_ADD, OP_KEYS_DROP, OP_KEYS_USE, OP_PATH, OP_PORT,
+    OP_HOP_PARAMS, OP_HOP_REMOVE, OP_KEYS_ADD, OP_KEYS_DROP, OP_KEYS_USE, OP_PATH, OP_PORT,
     OP_ROUTE_ADD, OP_ROUTE_REMOVE, OP_SEND, OP_TRACK_ADD, OP_TRACK_HOLD, OP_TRACK_REMOVE, OP_TRACK_RESTART,
     PLANE_PORTS, feed, outgoing, path_setting, plane_free, plane_new, plane_apply, plane_poll, plane_receive,
     plane_track)
@@ -62,6 +62,22 @@ class Event(NamedTuple):
     size: int
     address: tuple
     data: bytes
+
+
+class Link(NamedTuple):
+    """The state of the path that a hop sends on. Times in ns of the plane's clock, 0 for never; delays in ns."""
+
+    rtt_ns: int
+    rtt_min_ns: int
+    jitter_ns: int
+    queue_delay_ns: int
+    loss_ratio: float
+    loss_burst: float
+    loss_settled: bool
+    heard_ns: int
+    source_at_ns: int
+    media_at_ns: int
+    source_sent: int
 
 
 # ---- addresses -------------------------------------------------------------------------------
@@ -282,10 +298,6 @@ cdef class Plane:
         q.receive_budget = receive_budget_ns
         self.send_command(OP_HOP_PARAMS, pointer(self.hops[hop_id]), q)
 
-    def fresh_peer(self, uint32_t hop_id):
-        """The peer's process began anew: forget what was received of the old one."""
-        self.send_command(OP_HOP_FRESH, pointer(self.hops[hop_id]), NULL)
-
     def set_path(self, uint32_t hop_id, uint32_t path_id, *, tuple address=None, uint16_t datagram_max=0):
         """Set a path's address and proven datagram size (bytes of UDP payload), each where given."""
         if path_id >= HOP_PATHS:
@@ -302,8 +314,9 @@ cdef class Plane:
         self.send_command(OP_PATH, pointer(self.hops[hop_id]), s, path_id)
 
     def add_keys(self, uint32_t hop_id, uint32_t path_id, uint32_t local_index, uint32_t remote_index,
-                 bytes send_key, bytes receive_key, int cipher):
-        """Keys of a handshake, to receive with at once and to send with after `use_keys`."""
+                 bytes send_key, bytes receive_key, int cipher, uint32_t generation, uint64_t instance):
+        """Keys of a handshake, to receive with at once and to send with after `use_keys`. `generation` counts up;
+        the first datagram under keys of another `instance` resets what was received of the old one."""
         if len(send_key) != SEAL_KEY or len(receive_key) != SEAL_KEY:
             raise ValueError("a session key has 32 bytes")
         if path_id >= HOP_PATHS or local_index in self.keys:
@@ -320,6 +333,8 @@ cdef class Plane:
         k.local_index = local_index
         k.remote_index = remote_index
         k.path = path_id
+        k.generation = generation
+        k.instance = instance
         replay_init(&k.replay)
         self.keys[local_index] = <uintptr_t>k
         self.send_command(OP_KEYS_ADD, k.owner, k)
@@ -414,23 +429,22 @@ cdef class Plane:
         cdef egress *e = <egress *>pointer(self.egresses[egress_id])
         return {"packets": e.packets, "bytes": e.bytes, "reports": e.reports}
 
+    def hop_link(self, uint32_t hop_id):
+        """What repair and routing decide on, of the active path: Link."""
+        cdef hop *h = <hop *>pointer(self.hops[hop_id])
+        cdef path *p = &h.paths[h.active]
+        return Link(p.rtt, p.rtt_min, p.jitter, p.queue_delay, p.loss.ratio, p.loss.burst, p.loss.settled, p.heard,
+                    h.source_at, h.media_at, h.stats.source_sent)
+
     def hop_stats(self, uint32_t hop_id):
         """Counters of a hop and what is known of its active path: dict."""
         cdef hop *h = <hop *>pointer(self.hops[hop_id])
         cdef path *p = &h.paths[h.active]
+        cdef int i
         out = dict(h.stats)
         out["deficit_rows"] = h.decoder.rows
-        out["source_at_ns"] = h.source_at
-        out["media_at_ns"] = h.media_at
         out["paths"] = [path_dict(&h.paths[i]) for i in range(HOP_PATHS) if h.paths[i].has_address]
-        out["rtt_ns"] = p.rtt
-        out["rtt_min_ns"] = p.rtt_min
-        out["jitter_ns"] = p.jitter
-        out["queue_delay_ns"] = p.queue_delay
-        out["loss_ratio"] = p.loss.ratio
-        out["loss_burst"] = p.loss.burst
-        out["loss_settled"] = bool(p.loss.settled)
-        out["heard_ns"] = p.heard
+        out["receive_loss_ratio"] = 1 - p.rx_packets / (p.rx_highest + 1) if p.rx_started else 0.0
         return out
 
     def hop_delays(self, uint32_t hop_id):

@@ -22,6 +22,9 @@ ctypedef struct egress:
     addr to
     addr rtcp_to
     rtp_rewrite rewrite
+    bint rebase               # the origin began anew: go on where we are
+    uint16_t last_seq         # sent
+    int64_t last_sent         # ns
     int64_t first_sent        # ns; 0 until the first packet
     int64_t next_report       # ns
     uint64_t packets

@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t
 from libc.string cimport memcpy
 
 from relay_ext.base cimport tx_packet, tx_push
+from relay_ext.inner cimport be16
 from relay_ext.rtp cimport RTP_FIXED, rtcp_build_sr, rtp_rewrite_apply, rtp_rewrite_timestamp
 from relay_ext.slab cimport slab, slab_get, slab_unref
 
@@ -20,7 +21,11 @@ cdef void egress_send(egress *e, tx_queue *tx, slab_pool *pool, int64_t now, con
     p.port = e.port
     p.to = e.to
     p.head_len = RTP_FIXED
+    if e.rebase:
+        rebase(e, now, s)
     rtp_rewrite_apply(&e.rewrite, s.body.data + s.off, s.seq, s.origin, clock_rate, p.head)
+    e.last_seq = be16(p.head + 2)
+    e.last_sent = now
     e.packets += 1
     e.octets += h.payload_len
     e.bytes += s.len
@@ -28,6 +33,14 @@ cdef void egress_send(egress *e, tx_queue *tx, slab_pool *pool, int64_t now, con
         e.first_sent = now
     if now >= e.next_report:
         send_report(e, tx, pool, now, s, h, clock_rate, clock)
+
+
+cdef inline void rebase(egress *e, int64_t now, const slot *s) noexcept nogil:
+    """Another origin sequence and clock: sequence numbers go on, and time has passed as it did here."""
+    e.rebase = False
+    if e.first_sent:
+        e.rewrite.seq_offset = <uint16_t>(e.last_seq + 1 - s.seq)
+        e.rewrite.last_origin_ns = s.origin - (now - e.last_sent)
 
 
 cdef void send_report(egress *e, tx_queue *tx, slab_pool *pool, int64_t now, const slot *s,

@@ -93,6 +93,8 @@ ctypedef struct hop:
     timer_node timer
     path paths[4]
     hop_params params
+    uint32_t generation       # of the newest keys that the peer has used
+    uint64_t instance         # the peer's process, as those keys say
     # sending
     rlc_encoder *encoder
     int64_t *sent_at          # ns, by ESI & (HOP_WINDOW - 1)
@@ -121,6 +123,5 @@ cdef int hop_receive(hop *h, session_keys *k, int64_t now, const uint8_t *data, 
 cdef bint hop_send_control(hop *h, int64_t now, uint8_t path_id, const addr *to, const uint8_t *frame,
                            uint16_t n, uint16_t pad_to) noexcept nogil
 cdef void hop_timer(hop *h, int64_t now) noexcept nogil
-cdef void hop_fresh(hop *h) noexcept nogil              # the peer began anew: forget what was received
 cdef bint hop_route_add(hop *h, uint16_t stream, uint8_t track, uint8_t epoch, void *target) noexcept nogil
 cdef void hop_route_remove(hop *h, const void *target) noexcept nogil

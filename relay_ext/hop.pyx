@@ -80,11 +80,18 @@ cdef inline void drop_delivered(hop *h) noexcept nogil:
     h.delivered_count = 0
 
 
-cdef void hop_fresh(hop *h) noexcept nogil:
+cdef inline void confirm(hop *h, session_keys *k) noexcept nogil:
+    """The first authentic datagram under these keys. A new process of the peer begins its ESIs and counters anew."""
     cdef uint8_t i
-    rlc_decoder_reset(h.decoder)
-    for i in range(HOP_PATHS):
-        path_fresh(&h.paths[i])
+    k.confirmed = True
+    if k.generation <= h.generation:
+        return
+    h.generation = k.generation
+    if k.instance != h.instance:
+        h.instance = k.instance
+        rlc_decoder_reset(h.decoder)
+        for i in range(HOP_PATHS):
+            path_fresh(&h.paths[i])
 
 
 # ---- sealing ---------------------------------------------------------------------------------
@@ -270,6 +277,8 @@ cdef int hop_receive(hop *h, session_keys *k, int64_t now, const uint8_t *data, 
         slab_unref(h.pool, s)
         return HOP_FORGED
     replay_commit(&k.replay, counter)
+    if not k.confirmed:
+        confirm(h, k)
     path_received(p, now, counter, n)
     s.len = <uint16_t>status
     status = HOP_OK

@@ -17,6 +17,8 @@ ctypedef struct session_keys:
     uint32_t remote_index
     uint8_t path
     bint confirmed            # a datagram under these keys has been authenticated
+    uint32_t generation       # counts the installations of a session
+    uint64_t instance         # the peer's process
     seal_key *send
     seal_key *receive
     replay_window replay

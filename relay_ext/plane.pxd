@@ -23,7 +23,7 @@ cdef enum:                    # what a port is for
 
 cdef enum:                    # kinds of event
     EVENT_HANDSHAKE = 1       # data: a datagram of types 1 to 3 that passed the gate
-    EVENT_CONTROL = 2         # a: hop, b: path, data: an opened control frame
+    EVENT_CONTROL = 2         # a: hop, b: local index, data: an opened control frame
     EVENT_CONFIRMED = 3       # a: hop, b: local index; first datagram authenticated under these keys
     EVENT_ADDRESS = 4         # a: hop, b: path; an authenticated datagram came from another address
     EVENT_SOURCE = 5          # a: track, b: SSRC; an ingest port follows another source
@@ -39,18 +39,17 @@ cdef enum:                    # commands
     OP_HOP_ADD = 8
     OP_HOP_REMOVE = 9
     OP_HOP_PARAMS = 10
-    OP_HOP_FRESH = 11
-    OP_PATH = 12
-    OP_KEYS_ADD = 13
-    OP_KEYS_USE = 14
-    OP_KEYS_DROP = 15
-    OP_FEED_ADD = 16
-    OP_FEED_REMOVE = 17
-    OP_ROUTE_ADD = 18
-    OP_ROUTE_REMOVE = 19
-    OP_SEND = 20
-    OP_CONTROL = 21
-    OP_COOKIE_SECRET = 22
+    OP_PATH = 11
+    OP_KEYS_ADD = 12
+    OP_KEYS_USE = 13
+    OP_KEYS_DROP = 14
+    OP_FEED_ADD = 15
+    OP_FEED_REMOVE = 16
+    OP_ROUTE_ADD = 17
+    OP_ROUTE_REMOVE = 18
+    OP_SEND = 19
+    OP_CONTROL = 20
+    OP_COOKIE_SECRET = 21
 
 ctypedef struct feed:
     # a track that is sent to a peer

@@ -14,7 +14,7 @@ from relay_ext.base cimport (
 from relay_ext.egress cimport egress
 from relay_ext.hop cimport (
     HOP_CONTROL, HOP_DELAYS, HOP_OK, HOP_TYPE, TYPE_CONTROL, TYPE_COOKIE, TYPE_INITIATION, TYPE_RESPONSE, TYPE_SOURCE,
-    hop_delivered, hop_destroy, hop_fresh, hop_params, hop_receive, hop_route_add, hop_route_remove, hop_send,
+    hop_delivered, hop_destroy, hop_params, hop_receive, hop_route_add, hop_route_remove, hop_send,
     hop_send_control, hop_timer)
 from relay_ext.inner cimport (
     INNER_FIRST, INNER_LAST, INNER_RTCP, INNER_SIZE, INNER_START, INNER_TIME_NS, be32, inner, put16, serial_diff)
@@ -283,6 +283,7 @@ cdef void receive_sealed(plane *p, int64_t now, const addr *source, const uint8_
     cdef hop *h
     cdef path *way
     cdef event *e
+    cdef bint confirmed
     cdef int status
     if data[0] > TYPE_CONTROL:
         p.stats.bad_type += 1
@@ -296,18 +297,19 @@ cdef void receive_sealed(plane *p, int64_t now, const addr *source, const uint8_
         return
     h = <hop *>k.owner
     way = &h.paths[k.path]
+    confirmed = k.confirmed
     status = hop_receive(h, k, now, data, n)
     if status != HOP_OK and status != HOP_CONTROL:
         return
-    if not k.confirmed:
-        k.confirmed = True
+    if k.confirmed and not confirmed:
         notify(p, now, EVENT_CONFIRMED, h.id, k.local_index, source, n)
     if (way.rx_highest_at == now and not addr_equal(&way.to, source)
             and now - way.address_notice >= NOTICE_INTERVAL):
         way.address_notice = now
         notify(p, now, EVENT_ADDRESS, h.id, k.path, source, n)
     if status == HOP_CONTROL:
-        e = new_event(p, &p.queues.control, &p.stats.control_dropped, now, EVENT_CONTROL, h.id, k.path, source, n)
+        e = new_event(p, &p.queues.control, &p.stats.control_dropped, now, EVENT_CONTROL, h.id, k.local_index, source,
+                      n)
         if e != NULL:
             e.len = min(be16_of(h.control), EVENT_DATA)
             memcpy(e.data, h.control.data + 2, e.len)
@@ -426,8 +428,6 @@ cdef inline void apply_hop(plane *p, int64_t now, command *c) noexcept nogil:
     elif c.op == OP_HOP_PARAMS:
         h.params = (<hop_params *>c.ptr)[0]
         free(c.ptr)
-    elif c.op == OP_HOP_FRESH:
-        hop_fresh(h)
     elif c.op == OP_PATH:
         if setting.has_address:
             h.paths[c.a].to = setting.to

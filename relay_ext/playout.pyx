@@ -32,10 +32,14 @@ cdef void track_destroy(track *t) noexcept nogil:
 
 
 cdef void track_restart(track *t) noexcept nogil:
+    cdef egress *e = t.egresses
     timer_cancel(t.wheel, &t.timer)
     ring_reset(&t.ring)
     t.transit_since = 0
     t.clock.known = False
+    while e != NULL:
+        e.rebase = True
+        e = e.next
 
 
 cdef inline int64_t transit_floor(track *t) noexcept nogil:
