@@ -1,0 +1,274 @@
+"""The hops of a node: one session and one packet machine a peer, and what is decided for them.
+
+No I/O of its own: events of the packet plane and the time come in, commands to the packet plane go out, so
+that the same object runs under asyncio and in virtual time.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from relay.core import repair
+from relay.core.acceptor import Acceptor
+from relay.core.actions import (
+    Action,
+    Address,
+    Deliver,
+    DropKeys,
+    InstallKeys,
+    SendControl,
+    SendHandshake,
+    SetAddress,
+    SetMtu,
+    StateChanged,
+    UseKeys,
+)
+from relay.core.channel import ChannelError
+from relay.core.handshake import Identity
+from relay.core.routing import Candidate
+from relay.core.session import Peer, Session
+from relay.log import event
+from relay.wire.messages import Message
+from relay_ext import control
+from relay_ext.control import Link, Plane
+
+logger = logging.getLogger("relay.hop")
+
+MS = 1_000_000
+ACTIVE_TICK_NS = 50 * MS
+"""Between two looks at a hop that carries media."""
+IDLE_TICK_NS = 1000 * MS
+ACTIVE_FOR_NS = 2000 * MS
+"""A hop counts as carrying media for this long after the last packet."""
+COOKIE_SECRET_NS = 120_000 * MS
+RATIO_STEP = 0.02
+"""A smaller change of the proactive ratio is not worth a command."""
+
+
+@dataclass(slots=True)
+class Hop:
+    """A configured peer: its session, its packet machine, and the last look at both."""
+
+    id: int
+    name: str
+    region: str
+    upstream: bool
+    """We call it, so streams that enter here may be sent there."""
+    session: Session
+    link: Link
+    looked_ns: int = 0
+    source_sent: int = 0
+    """Source packets sent, at the last look."""
+    packets_per_second: float = 0.0
+    ratio: float = -1.0
+    send_budget_ms: int = 0
+    receive_budget_ms: int = 0
+    params: tuple[float, int, int] | None = None
+    """What the packet machine was last told: ratio and budgets."""
+    drops: Counter[str] = field(default_factory=Counter)
+
+
+class Hops:
+    """`on_message` and `on_state` tell of messages and of sessions that come, go or begin anew."""
+
+    def __init__(
+        self,
+        plane: Plane,
+        identity: Identity,
+        *,
+        port: int,
+        max_overhead: float,
+        budget_ms: int,
+        random_bytes: Callable[[int], bytes],
+        on_message: Callable[[int, Hop, Message], None],
+        on_state: Callable[[int, Hop, bool], None],
+    ) -> None:
+        self.acceptor = Acceptor(identity, random_bytes)
+        self.hops: dict[int, Hop] = {}
+        self._plane = plane
+        self._port = port
+        self._max_overhead = max_overhead
+        self._budget_ms = budget_ms
+        self._random_bytes = random_bytes
+        self._on_message = on_message
+        self._on_state = on_state
+        self._by_session: dict[int, Hop] = {}
+        self._secret_ns: int | None = None
+
+    # ---- peers -------------------------------------------------------------------------------
+
+    def add(self, now_ns: int, name: str, region: str, public_key: bytes, addresses: Iterable[Address]) -> Hop:
+        """Begin to speak with a peer; without addresses it is the peer that calls. Raises ValueError when the key is
+        taken."""
+        peer = Peer(name, public_key, tuple(addresses))
+        session = self.acceptor.add(peer)
+        hop_id = self._plane.add_hop(self._port, int.from_bytes(self._random_bytes(4), "big"))
+        hop = Hop(hop_id, name, region, bool(peer.addresses), session, self._plane.hop_link(hop_id))
+        self.hops[hop_id] = hop
+        self._by_session[id(session)] = hop
+        self._apply_params(hop)
+        self._run(now_ns, hop, session.start(now_ns))
+        return hop
+
+    def remove(self, now_ns: int, hop: Hop) -> None:
+        self._run(now_ns, hop, self.acceptor.remove(hop.session.peer.public_key))
+        del self._by_session[id(hop.session)]
+        del self.hops[hop.id]
+        self._plane.remove_hop(hop.id)
+
+    def named(self, name: str) -> Hop | None:
+        return next((hop for hop in self.hops.values() if hop.name == name), None)
+
+    def candidates(self) -> list[Candidate]:
+        """The peers that streams which enter here could be sent to, and what was measured of them."""
+        return [
+            Candidate(
+                peer=hop.name,
+                connected=hop.session.state == "connected",
+                rtt_ms=hop.link.rtt_ns / MS,
+                min_rtt_ms=hop.link.rtt_min_ns / MS,
+                queue_ms=hop.link.queue_delay_ns / MS,
+                jitter_ms=hop.link.jitter_ns / MS,
+                loss_ratio=hop.link.loss_ratio if hop.link.loss_settled else 0.0,
+            )
+            for hop in self.hops.values()
+            if hop.upstream
+        ]
+
+    # ---- what is told to a peer --------------------------------------------------------------
+
+    def send(self, now_ns: int, hop: Hop, message: Message) -> bool:
+        """Queue a control message; False when the peer takes none now (counted)."""
+        try:
+            actions = hop.session.send_message(now_ns, message)
+        except ChannelError as error:
+            hop.drops[type(error).__name__] += 1
+            return False
+        self._run(now_ns, hop, actions)
+        return True
+
+    def set_budgets(self, hop: Hop, send_ms: int | None, receive_ms: int | None) -> None:
+        """Largest repair budgets of the streams that are sent to and received from the peer; None: no stream."""
+        hop.send_budget_ms = send_ms or self._budget_ms
+        hop.receive_budget_ms = receive_ms or self._budget_ms
+        self._apply_params(hop)
+
+    # ---- events and time ---------------------------------------------------------------------
+
+    def handle(self, now_ns: int, e: control.Event) -> None:
+        """An event of the packet plane that concerns a hop."""
+        if e.kind == control.EVENT_HANDSHAKE:
+            taken = self.acceptor.receive_handshake(now_ns, e.address, e.data)
+            if taken is not None:
+                self._run(now_ns, self._by_session[id(taken[0])], taken[1])
+            return
+        hop = self.hops.get(e.a)
+        if hop is None:
+            return  # removed while the event was queued
+        session = hop.session
+        if e.kind == control.EVENT_CONTROL:
+            self._run(now_ns, hop, session.receive_control(now_ns, e.b, e.address, e.size, e.data))
+        elif e.kind == control.EVENT_CONFIRMED:
+            self._run(now_ns, hop, session.confirmed(now_ns, e.b))
+        elif e.kind == control.EVENT_ADDRESS:
+            self._run(now_ns, hop, session.new_address(now_ns, e.address, e.size))
+
+    def poll(self, now_ns: int) -> int:
+        """Do what is due; returns the next deadline in ns."""
+        if self._secret_ns is None or now_ns - self._secret_ns >= COOKIE_SECRET_NS:
+            self._plane.set_cookie_secret(self._random_bytes(32))
+            self._secret_ns = now_ns
+        deadline = self._secret_ns + COOKIE_SECRET_NS
+        for hop in list(self.hops.values()):
+            due = hop.session.deadline()
+            if due is not None and due <= now_ns:
+                self._run(now_ns, hop, hop.session.poll(now_ns))
+            if now_ns >= hop.looked_ns + self._tick(hop):
+                self._look(now_ns, hop)
+            due = hop.session.deadline()
+            deadline = min(deadline, hop.looked_ns + self._tick(hop), deadline if due is None else due)
+        return deadline
+
+    def _tick(self, hop: Hop) -> int:
+        recent = max(hop.link.source_at_ns, hop.link.media_at_ns)
+        return ACTIVE_TICK_NS if recent and hop.looked_ns - recent < ACTIVE_FOR_NS else IDLE_TICK_NS
+
+    def _look(self, now_ns: int, hop: Hop) -> None:
+        """Read what the packet machine measured, and decide on it."""
+        link = self._plane.hop_link(hop.id)
+        elapsed = (now_ns - hop.looked_ns) * 1e-9
+        if hop.looked_ns and elapsed > 0:
+            rate = (link.source_sent - hop.source_sent) / elapsed
+            hop.packets_per_second += (rate - hop.packets_per_second) / (4 if hop.packets_per_second else 1)
+        if link.heard_ns > hop.link.heard_ns:
+            self._run(now_ns, hop, hop.session.heard(link.heard_ns))
+        if link.rtt_ns:
+            self._run(now_ns, hop, hop.session.rtt(now_ns, link.rtt_ns))
+        hop.link, hop.looked_ns, hop.source_sent = link, now_ns, link.source_sent
+        self._apply_params(hop)
+
+    def _apply_params(self, hop: Hop) -> None:
+        send_ms = hop.send_budget_ms or self._budget_ms
+        receive_ms = hop.receive_budget_ms or self._budget_ms
+        ratio = repair.proactive_ratio(
+            repair.Link(
+                loss_ratio=hop.link.loss_ratio,
+                loss_burst=hop.link.loss_burst,
+                rtt_ns=hop.link.rtt_ns,
+                budget_ns=send_ms * MS,
+                packets_per_second=hop.packets_per_second,
+            )
+        )
+        told = hop.params
+        if told and told[1:] == (send_ms, receive_ms) and abs(told[0] - ratio) < RATIO_STEP * max(ratio, told[0], 0.05):
+            return
+        hop.ratio = ratio
+        hop.params = (ratio, send_ms, receive_ms)
+        self._plane.set_params(
+            hop.id,
+            proactive=ratio,
+            max_overhead=self._max_overhead,
+            send_budget_ns=send_ms * MS,
+            receive_budget_ns=receive_ms * MS,
+        )
+
+    # ---- actions -----------------------------------------------------------------------------
+
+    def _run(self, now_ns: int, hop: Hop, actions: Iterable[Action]) -> None:
+        for action in actions:
+            self._execute(now_ns, hop, action)
+
+    def _execute(self, now_ns: int, hop: Hop, action: Action) -> None:
+        match action:
+            case SendHandshake(address, datagram):
+                self._plane.send_datagram(self._port, address, datagram)
+            case SendControl(path, address, frame, pad_to):
+                self._plane.send_control(hop.id, path, address, frame, pad_to or 0)
+            case InstallKeys():
+                self._plane.add_keys(
+                    hop.id,
+                    action.path,
+                    action.local_index,
+                    action.remote_index,
+                    action.send_key,
+                    action.receive_key,
+                    action.cipher,
+                    action.generation,
+                    action.peer_instance,
+                )
+            case UseKeys(_, local_index):
+                self._plane.use_keys(local_index)
+            case DropKeys(local_index):
+                self._plane.drop_keys(local_index)
+            case SetAddress(path, address):
+                event(logger, logging.INFO, "path_address", peer=hop.name, path=path, address="%s port %d" % address)
+                self._plane.set_path(hop.id, path, address=address)
+            case SetMtu(path, datagram_bytes):
+                event(logger, logging.INFO, "path_mtu", peer=hop.name, path=path, datagram_bytes=datagram_bytes)
+                self._plane.set_path(hop.id, path, datagram_max=datagram_bytes)
+            case Deliver(message):
+                self._on_message(now_ns, hop, message)
+            case StateChanged(state, why, fresh):
+                event(logger, logging.INFO, f"hop_{state}", peer=hop.name, why=why, new_process=fresh)
+                self._on_state(now_ns, hop, fresh)
