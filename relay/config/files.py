@@ -1,0 +1,109 @@
+"""The files of a configuration: the file itself, the private key, SDP descriptions."""
+
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+from relay.config import Config, HopConfig, parse, track_missing
+from relay.core.keys import parse_key
+from relay.errors import ConfigError, Problem
+
+MAX_FILE_BYTES = 1 << 20  # a configuration of 256 streams has a tenth of that
+LAX_MODE = (
+    stat.S_IRWXO | stat.S_IWGRP
+)  # a group that may read a key is common under systemd; nobody else should
+
+
+class SdpMedia(Protocol):
+    @property
+    def kind(self) -> str: ...
+
+
+class Sdp(Protocol):
+    """As much of a session description as a configuration is checked against."""
+
+    @property
+    def media(self) -> Sequence[SdpMedia]: ...
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Config:
+    """Reads and parses a configuration file. Raises ConfigError; files that it names are not looked at."""
+    return parse(_read_text(path, "a configuration in TOML"), environ)
+
+
+def read_private_key(path: Path) -> bytes:
+    """The 32 bytes of a private key file. Raises ConfigError, whose sentence says how to make one."""
+    expected = f"a private key; `relay keygen --out {path}` makes one"
+    text = _read_text(path, expected)
+    try:
+        return parse_key(text)
+    except ValueError as error:
+        raise ConfigError([Problem(str(path), "no key in it", expected)]) from error
+
+
+def check_files(config: Config, parse_sdp: Callable[[str], Sdp]) -> tuple[Problem, ...]:
+    """What is wrong with the files that a configuration names. `parse_sdp` raises ValueError for bad text."""
+    return (*(_check_key(config.hop) if config.hop else ()), *_check_sdp(config, parse_sdp))
+
+
+def _check_key(hop: HopConfig) -> Iterator[Problem]:
+    try:
+        private = X25519PrivateKey.from_private_bytes(read_private_key(hop.key_file))
+        mode = stat.S_IMODE(hop.key_file.stat().st_mode)
+    except ConfigError as error:
+        yield from (Problem("hop.key_file", f"{p.path}: {p.found}", p.expected) for p in error.problems)
+        return
+    if mode & LAX_MODE:
+        expected = f"a file that others cannot read: chmod 600 {hop.key_file}"
+        yield Problem("hop.key_file", f"{hop.key_file} with mode {mode:04o}", expected)
+    own = private.public_key().public_bytes_raw()
+    for i, peer in enumerate(hop.peers):
+        path = f"hop.peers[{i}].public_key"
+        if peer.public_key == own:
+            yield Problem(path, "the key of this node", "the peer's own")
+        try:
+            private.exchange(X25519PublicKey.from_public_bytes(peer.public_key))
+        except ValueError:  # a point of low order, RFC 7748 section 6.1
+            yield Problem(path, "a key that gives no secret", "what `relay pubkey` prints on the peer")
+
+
+def _check_sdp(config: Config, parse_sdp: Callable[[str], Sdp]) -> Iterator[Problem]:
+    kinds: dict[str, list[str]] = {}
+    for i, ingest in enumerate(config.ingest.rtp):
+        if ingest.sdp is None:
+            continue
+        path = f"ingest.rtp[{i}].sdp"
+        try:
+            kinds[ingest.stream] = [
+                media.kind for media in parse_sdp(_read_text(ingest.sdp, "an SDP file")).media
+            ]
+        except ConfigError as error:
+            yield from (Problem(path, f"{p.path}: {p.found}", p.expected) for p in error.problems)
+        except ValueError as error:
+            yield Problem(path, f"{ingest.sdp}: {error}", "a session description (RFC 8866)")
+    for i, egress in enumerate(config.egress.rtp):
+        for j, to in enumerate(egress.to):
+            if egress.stream in kinds and (expected := track_missing(to, kinds[egress.stream])):
+                yield Problem(f"egress.rtp[{i}].to[{j}]", f"{to.kind} track {to.index}", expected)
+
+
+def _read_text(path: Path, expected: str) -> str:
+    """The text of a file of bounded size. Raises ConfigError."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            raise ConfigError([Problem(str(path), f"more than {MAX_FILE_BYTES} bytes", expected)])
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError([Problem(str(path), "bytes that are no UTF-8", expected)]) from error
+    except PermissionError as error:
+        found = "a file that this user may not read"
+        raise ConfigError(
+            [Problem(str(path), found, f"{expected}; change its owner, or run as its owner")]
+        ) from error
+    except OSError as error:
+        raise ConfigError([Problem(str(path), (error.strerror or str(error)).lower(), expected)]) from error
