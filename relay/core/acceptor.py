@@ -1,0 +1,84 @@
+"""The node's side of all handshakes: its peers, the indices of their keys, and whom a handshake datagram
+concerns."""
+
+from collections import Counter
+from collections.abc import Callable
+
+from relay.core.actions import Action, Address
+from relay.core.handshake import HandshakeError, Identity, Local, identify
+from relay.core.session import Peer, Session
+from relay.wire.hop import Initiation, Response, decode_handshake
+from relay.wire.messages import WireError
+
+
+class Acceptor:
+    """One a node. Indices are random, not zero, and unique among all sessions. `drops` counts what
+    reached no session, by reason."""
+
+    def __init__(self, identity: Identity, random_bytes: Callable[[int], bytes]) -> None:
+        self.drops: Counter[str] = Counter()
+        self._identity = identity
+        self._random_bytes = random_bytes
+        self._peers: dict[bytes, Session] = {}
+        self._indices: dict[int, Session] = {}
+
+    def add(self, peer: Peer) -> Session:
+        """A session for this peer; its `start` is next. Raises ValueError when the key is our own or
+        another peer's."""
+        if peer.public_key in self._peers or peer.public_key == self._identity.public:
+            raise ValueError(f"the public key of {peer.name} is already in use")
+
+        def allocate() -> int:
+            index = 0
+            while index == 0 or index in self._indices:
+                index = int.from_bytes(self._random_bytes(4), "big")
+            self._indices[index] = session
+            return index
+
+        session = Session(Local(self._identity, self._random_bytes, allocate, self._release), peer)
+        self._peers[peer.public_key] = session
+        return session
+
+    def remove(self, public_key: bytes) -> list[Action]:
+        """Ends the session with this peer. Raises KeyError when there is none."""
+        return self._peers.pop(public_key).close()
+
+    def session(self, local_index: int) -> Session | None:
+        """The session that an index belongs to; None when its keys have been dropped."""
+        return self._indices.get(local_index)
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        return tuple(self._peers.values())
+
+    def receive_handshake(
+        self, now_ns: int, address: Address, datagram: bytes
+    ) -> tuple[Session, list[Action]] | None:
+        """A handshake datagram (types 1 to 3) whose MACs have been checked: the session that it concerns
+        and what that asks for;
+        None when it is refused here. Never raises."""
+        try:
+            return self._dispatch(now_ns, address, datagram)
+        except HandshakeError as error:
+            self.drops[error.reason] += 1
+        except WireError:
+            self.drops["malformed"] += 1
+        return None
+
+    def _dispatch(self, now_ns: int, address: Address, datagram: bytes) -> tuple[Session, list[Action]]:
+        parts = decode_handshake(datagram)
+        if isinstance(parts, Initiation):
+            caller = identify(self._identity, parts, len(datagram))
+            session = self._peers.get(caller.public)
+            if session is None:
+                raise HandshakeError("unknown peer")
+            return session, session.receive_initiation(now_ns, address, caller)
+        session = self._indices.get(parts.receiver_index)
+        if session is None:
+            raise HandshakeError("unknown index")
+        if isinstance(parts, Response):
+            return session, session.receive_response(now_ns, parts)
+        return session, session.receive_cookie(now_ns, parts)
+
+    def _release(self, index: int) -> None:
+        del self._indices[index]

@@ -1,0 +1,239 @@
+"""The control messages of a hop: msgpack maps with string keys, carried one by one by the reliable channel.
+
+What comes from the network is checked field by field: bounds, types, sizes. Unknown fields are ignored,
+so that a newer peer may add some; an unknown kind is told apart from a wrong message (`UnknownMessage`),
+so that it can be counted and passed over. docs/protocol.md, section Messages, is the specification.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeVar
+
+import msgpack
+
+MESSAGE_BYTES_MAX = 1024
+"""Bytes of one packed message: with the frame's header and the seal it fits the smallest datagram."""
+STREAM_NAME_CHARS_MAX = 64
+CODEC_CHARS_MAX = 64
+FMTP_CHARS_MAX = 1024
+REASON_CHARS_MAX = 200
+TRACKS_MAX = 16
+"""Tracks of one publication."""
+BUDGET_MS_MAX = 60_000
+"""Milliseconds from ingress to egress that a publication may ask for."""
+U8, U16, U32 = 0xFF, 0xFFFF, 0xFFFFFFFF
+
+TRACK_KINDS = ("video", "audio", "av")
+
+T = TypeVar("T")
+
+
+class WireError(ValueError):
+    """Bytes from the network, or a message about to be sent, break the protocol's rules."""
+
+
+class UnknownMessage(WireError):
+    """A well-formed message of a kind that this version does not know."""
+
+
+class Kind(IntEnum):
+    """The value under "t". Only ever appended to."""
+
+    PUBLISH = 1
+    PUBLISH_OK = 2
+    PUBLISH_REFUSED = 3
+    UNPUBLISH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One track of a publication."""
+
+    alias: int
+    """Names the track in inner headers: 0..255, unique in its publication."""
+    kind: str
+    """"video", "audio", or "av" for a multiplex such as MPEG-TS."""
+    codec: str
+    """As in SDP's rtpmap: "H264/90000", "opus/48000/2"."""
+    payload_type: int
+    """RTP payload type at the origin, 0..127."""
+    clock_rate: int
+    """RTP clock in Hz."""
+    fmtp: str = ""
+    """SDP format parameters, as given by the source; empty when there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """The sender offers a stream: its packets may follow as soon as this is acknowledged by PublishOk."""
+
+    stream: str
+    """The stream's name in the fleet, 1..64 printable characters."""
+    alias: int
+    """Names the stream in inner headers from this sender, 0..65535."""
+    epoch: int
+    """Publication epoch, 0..255: tells a stream's new publication from its old one."""
+    budget_ms: int
+    """Latency budget from ingress to egress, milliseconds."""
+    tracks: tuple[Track, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PublishOk:
+    """The receiver takes the publication."""
+
+    alias: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class PublishRefused:
+    """The receiver does not take the publication, and says why."""
+
+    alias: int
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unpublish:
+    """The publication has ended, and why."""
+
+    alias: int
+    epoch: int
+    reason: str
+
+
+Message = Publish | PublishOk | PublishRefused | Unpublish
+Fields = Mapping[str, object]
+
+
+def unpack_map(data: bytes, bytes_max: int) -> dict[str, object]:
+    """One msgpack map with string keys and nothing after it. Raises WireError.
+
+    The size is checked first, and no length inside can claim more than the bytes that are there, so that
+    a bomb costs no more than its own size.
+    """
+    if len(data) > bytes_max:
+        raise WireError(f"{len(data)} bytes of msgpack, {bytes_max} allowed")
+    try:
+        value = msgpack.unpackb(
+            data, raw=False, max_str_len=bytes_max, max_bin_len=bytes_max, max_array_len=64, max_map_len=32,
+            max_ext_len=0,
+        )  # fmt: skip
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise WireError(f"not msgpack within its bounds: {type(error).__name__}") from error
+    if not isinstance(value, dict):  # keys other than str and bytes are refused by msgpack itself
+        raise WireError("a msgpack map was expected")
+    return value
+
+
+def integer(fields: Fields, key: str, low: int, high: int) -> int:
+    """An integer field within low..high, both included. Raises WireError."""
+    value = fields.get(key)
+    if type(value) is not int or not low <= value <= high:
+        raise WireError(f"{key} must be an integer from {low} to {high}")
+    return value
+
+
+def text(fields: Fields, key: str, chars_max: int, *, empty: bool = False) -> str:
+    """A field of printable characters; the empty string only when `empty` (a missing field then reads as
+    empty)."""
+    value = fields.get(key, "" if empty else None)
+    if (
+        not isinstance(value, str)
+        or len(value) > chars_max
+        or not (value or empty)
+        or not value.isprintable()
+    ):
+        raise WireError(f"{key} must be printable text of at most {chars_max} characters")
+    return value
+
+
+def items(fields: Fields, key: str, count_max: int) -> list[object]:
+    """A list field with 1..count_max elements. Raises WireError."""
+    value = fields.get(key)
+    if not isinstance(value, list) or not 1 <= len(value) <= count_max:
+        raise WireError(f"{key} must be a list of 1 to {count_max} elements")
+    return value
+
+
+def encode(message: Message) -> bytes:
+    """The packed message. Raises WireError when a field is out of bounds or the whole is over
+    MESSAGE_BYTES_MAX."""
+    data: bytes = msgpack.packb({"t": int(_KINDS[type(message)]), **_to_fields(message)})
+    decode(data)  # one set of rules for both directions
+    return data
+
+
+def decode(data: bytes) -> Message:
+    """The message in `data`. Raises UnknownMessage for an unknown kind, WireError for anything that is
+    wrong."""
+    fields = unpack_map(data, MESSAGE_BYTES_MAX)
+    kind = integer(fields, "t", 0, U16)
+    if kind not in _PARSERS:
+        raise UnknownMessage(f"message kind {kind}")
+    return _PARSERS[Kind(kind)](fields)
+
+
+def _to_fields(message: Message | Track) -> dict[str, object]:
+    fields: dict[str, object] = {name: getattr(message, name) for name in message.__slots__}
+    if isinstance(message, Publish):
+        fields["tracks"] = [_to_fields(track) for track in message.tracks]
+    return fields
+
+
+def _track(fields: object) -> Track:
+    if not isinstance(fields, dict):
+        raise WireError("a track must be a map")
+    kind = text(fields, "kind", 5)
+    if kind not in TRACK_KINDS:
+        raise WireError(f"track kind must be one of {', '.join(TRACK_KINDS)}")
+    return Track(
+        alias=integer(fields, "alias", 0, U8),
+        kind=kind,
+        codec=text(fields, "codec", CODEC_CHARS_MAX),
+        payload_type=integer(fields, "payload_type", 0, 127),
+        clock_rate=integer(fields, "clock_rate", 1, U32),
+        fmtp=text(fields, "fmtp", FMTP_CHARS_MAX, empty=True),
+    )
+
+
+def _publish(fields: Fields) -> Publish:
+    tracks = tuple(_track(track) for track in items(fields, "tracks", TRACKS_MAX))
+    if len({track.alias for track in tracks}) != len(tracks):
+        raise WireError("two tracks have the same alias")
+    return Publish(
+        stream=text(fields, "stream", STREAM_NAME_CHARS_MAX),
+        alias=integer(fields, "alias", 0, U16),
+        epoch=integer(fields, "epoch", 0, U8),
+        budget_ms=integer(fields, "budget_ms", 1, BUDGET_MS_MAX),
+        tracks=tracks,
+    )
+
+
+def _publish_ok(fields: Fields) -> PublishOk:
+    return PublishOk(integer(fields, "alias", 0, U16), integer(fields, "epoch", 0, U8))
+
+
+def _with_reason(make: Callable[[int, int, str], T]) -> Callable[[Fields], T]:
+    def parse(fields: Fields) -> T:
+        reason = text(fields, "reason", REASON_CHARS_MAX, empty=True)
+        return make(integer(fields, "alias", 0, U16), integer(fields, "epoch", 0, U8), reason)
+
+    return parse
+
+
+_KINDS: dict[type[Message], Kind] = {
+    Publish: Kind.PUBLISH,
+    PublishOk: Kind.PUBLISH_OK,
+    PublishRefused: Kind.PUBLISH_REFUSED,
+    Unpublish: Kind.UNPUBLISH,
+}
+_PARSERS: dict[Kind, Callable[[Fields], Message]] = {
+    Kind.PUBLISH: _publish,
+    Kind.PUBLISH_OK: _publish_ok,
+    Kind.PUBLISH_REFUSED: _with_reason(PublishRefused),
+    Kind.UNPUBLISH: _with_reason(Unpublish),
+}
