@@ -1,13 +1,15 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
-# Bounds are safe: the one array indexed here is `ports`, by numbers that add_port and remove_port have checked.
+# Bounds are safe: the one array indexed here is `ports`, by numbers that add_port and remove_port checked.
 """The packet plane's thread: waits for packets, deadlines and commands, and lets the plane act on them.
 
-A turn: wait until a socket is readable, Python has woken us or the plane's next deadline has come; apply Python's
-commands; hand the plane what has been received, a bounded share a port; let it run what is due; send what it has
-queued; tell Python once if there are events for it. The thread runs without the GIL from start to stop.
+A turn: wait until a socket is readable, Python has woken us or the plane's next deadline has come; apply
+Python's commands; hand the plane what has been received, a bounded share a port; let it run what is due; send
+what it has queued; tell Python once if there are events for it. The thread runs without the GIL from start to
+stop.
 
-While the load is high it does not wait for the next packet, which would wake it for nearly every one, but sleeps for
-`gather_us` and takes what has come: that sleep bounds the delay it adds, and saves most of the wake-ups.
+While the load is high it does not wait for the next packet, which would wake it for nearly every one, but
+sleeps for `gather_us` and takes what has come: that sleep bounds the delay it adds, and saves most of the
+wake-ups.
 """
 import os
 import socket
@@ -26,10 +28,11 @@ from relay_ext.system cimport (
     CLOCK_MONOTONIC, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN,
     PR_SET_TIMERSLACK, SIG_BLOCK, atomic_int, atomic_load, atomic_store, close, epoll_create1, epoll_ctl,
     epoll_event, epoll_pwait2, epoll_wait, eventfd, monotonic_ns, nanosleep, prctl, pthread_self,
-    pthread_setname_np, pthread_sigmask, read, sem_clockwait, sem_destroy, sem_init, sem_post, sem_t, sigfillset,
-    sigset_t, timespec, write)
+    pthread_setname_np, pthread_sigmask, read, sem_clockwait, sem_destroy, sem_init, sem_post, sem_t,
+    sigfillset, sigset_t, timespec, write)
 from relay_ext.udp cimport (
-    RX_DATAGRAMS, UDP_COUNTERS, UDP_PORTS, WAKEUPS, udp_flush, udp_free, udp_io, udp_new, udp_port, udp_receive)
+    RX_DATAGRAMS, UDP_COUNTERS, UDP_PORTS, WAKEUPS, udp_flush, udp_free, udp_io, udp_new, udp_port,
+    udp_receive)
 from relay_ext.udp import NAMES
 
 cdef enum:
@@ -245,10 +248,11 @@ cdef void close_files(engine *e) noexcept nogil:
 
 
 cdef class Engine:
-    """The thread that runs a Plane on UDP sockets. It is started once; `stop` ends it and releases what it holds.
+    """The thread that runs a Plane on UDP sockets. It is started once; `stop` ends it and releases what it
+    holds.
 
-    Ports may be added and taken away at any time, from any Python thread. Commands that were given to the plane
-    before `stop` are carried out.
+    Ports may be added and taken away at any time, from any Python thread. Commands that were given to the
+    plane before `stop` are carried out.
     """
     cdef engine *e
     cdef Plane plane
@@ -406,7 +410,10 @@ cdef class Engine:
 
 
 def prepare(sock, bint gro, bint probe_mtu):
-    """Sets the options of a port; whether the kernel has UDP_SEGMENT. They hold for the caller's socket as well."""
+    """Sets the options of a port, which are its caller's socket's as well;
+
+    whether the kernel has UDP_SEGMENT.
+    """
     for force, plain in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
         try:
             sock.setsockopt(socket.SOL_SOCKET, force, SOCKET_BUFFER)
@@ -428,7 +435,7 @@ def prepare(sock, bint gro, bint probe_mtu):
 
 
 def kernel_drops(sock):
-    """Datagrams that came while the socket's buffer was full; asked for here, it costs the packets nothing."""
+    """Datagrams that came while the socket's buffer was full. Asked for here it costs the packets nothing."""
     try:
         memory = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36)
     except OSError:  # closed meanwhile, or a kernel before 4.12

@@ -9,7 +9,7 @@ cdef enum:
     UDP_NONE = 0xFFFF      # no packet, no group, no port
     RX_BATCH = 32          # messages a recvmmsg
     RX_BATCHES = 2         # recvmmsg calls a port and turn, so that one port cannot starve the others
-    RX_STRIDE = 65536 + 192  # bytes a buffer; not a multiple of a page, or all heads would share one cache set
+    RX_STRIDE = 65536 + 192  # bytes a buffer; were it a multiple of a page, all heads would share a cache set
     RX_CONTROL = 64
     TX_BATCH = 64          # messages a sendmmsg
     TX_IOVECS = 1024

@@ -1,14 +1,15 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
-# Bounds are safe: port numbers are checked where they enter (Engine.add_port, `queue_groups`), packet and group
-# indices stay below TX_CAPACITY because tx_push refuses more, and message indices below the batch sizes.
+# Bounds are safe: port numbers are checked where they enter (Engine.add_port, `queue_groups`), packet and
+# group indices stay below TX_CAPACITY because tx_push refuses more, message indices below the batch sizes.
 """UDP sockets in batches: what the kernel has to offer between a socket and the packet plane.
 
 Receiving takes up to RX_BATCH messages a call, each of which may hold many datagrams that the kernel merged
 (UDP_GRO). Sending first brings together what goes from one port to one destination, in order, so that runs of
-equal size leave as one message that the kernel or the NIC cuts up (UDP_SEGMENT): a fan-out fills the queue with
-destinations interleaved, and neighbours are what makes it cheap.
+equal size leave as one message that the kernel or the NIC cuts up (UDP_SEGMENT): a fan-out fills the queue
+with destinations interleaved, and neighbours are what makes it cheap.
 
-Nothing is allocated after udp_new, and nothing is tried twice: what a socket does not take is dropped and counted.
+Nothing is allocated after udp_new, and nothing is tried twice: what a socket does not take is dropped and
+counted.
 """
 from libc.errno cimport (EACCES, EAGAIN, ECONNREFUSED, EHOSTUNREACH, EINTR, EINVAL, EIO, EMSGSIZE, ENETDOWN,
                          ENETUNREACH, ENOBUFS, ENOMEM, EPERM, errno)
@@ -20,12 +21,12 @@ from relay_ext.base cimport TX_CAPACITY, addr, addr_equal, tx_clear, tx_packet, 
 from relay_ext.plane cimport plane, plane_receive
 from relay_ext.slab cimport SLAB_DATA
 from relay_ext.system cimport (
-    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE,
-    MAP_PRIVATE, MSG_DONTWAIT, MSG_TRUNC, PROT_READ, PROT_WRITE, SOL_UDP, UDP_GRO, UDP_SEGMENT, cmsghdr,
-    htons, iovec, mmap, mmsghdr, monotonic_ns, msghdr, munmap, ntohs, recvmmsg, sendmmsg)
+    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_SPACE, MAP_ANONYMOUS, MAP_FAILED,
+    MAP_NORESERVE, MAP_PRIVATE, MSG_DONTWAIT, MSG_TRUNC, PROT_READ, PROT_WRITE, SOL_UDP, UDP_GRO, UDP_SEGMENT,
+    cmsghdr, htons, iovec, mmap, mmsghdr, monotonic_ns, msghdr, munmap, ntohs, recvmmsg, sendmmsg)
 
 cdef enum:
-    DEAD_AFTER = 64  # receive errors in a row, without a datagram, after which a port is not listened to any more
+    DEAD_AFTER = 64  # receive errors without a datagram among them after which a port is let go
 
 NAMES = (
     "rx_datagrams", "rx_bytes", "rx_batches", "rx_gro_datagrams", "rx_truncated", "rx_oversized", "rx_errors",
@@ -135,7 +136,7 @@ cdef void open_message(udp_io *io, plane *p, uint16_t port, int64_t now, mmsghdr
 
 
 cdef int64_t udp_receive(udp_io *io, plane *p, uint16_t port) noexcept nogil:
-    """One port's share of a turn; the messages taken, or -1 when the socket answers errors and nothing else."""
+    """One port's share of a turn; the messages taken, or -1 when the socket answers nothing but errors."""
     cdef udp_port *u = &io.ports[port]
     cdef int64_t now, total = 0
     cdef int turn, i, n
@@ -144,7 +145,7 @@ cdef int64_t udp_receive(udp_io *io, plane *p, uint16_t port) noexcept nogil:
         if n < 0:
             if errno == EAGAIN or errno == EINTR:
                 break
-            # An error that was pending on the socket (ICMP) is gone now that it was read: go on with the rest.
+            # An error that was pending on the socket (ICMP) is gone now that it was read: go on.
             io.counters[RX_ERRORS] += 1
             u.failures += 1
             if u.failures == DEAD_AFTER:
@@ -274,7 +275,7 @@ cdef inline size_t add_iovecs(msghdr *m, tx_packet *p) noexcept nogil:
     return <size_t>p.head_len + p.len
 
 
-cdef uint16_t fill_message(udp_io *io, tx_queue *q, const udp_port *u, int n, uint16_t at, bint gso) noexcept nogil:
+cdef uint16_t fill_message(udp_io *io, tx_queue *q, int n, uint16_t at, bint gso) noexcept nogil:
     """Message `n` from the run of packets that starts at `at`; the packet after the run.
 
     A run goes to one destination in pieces of one size, of which the last may be shorter.
@@ -321,7 +322,7 @@ cdef int fill_batch(udp_io *io, tx_queue *q, const udp_port *u, uint16_t *at, bi
             at[0] = io.next_packet[at[0]]
             continue
         m.msg_iov = &io.tx_iovecs[iovecs]
-        at[0] = fill_message(io, q, u, n, at[0], gso)
+        at[0] = fill_message(io, q, n, at[0], gso)
         iovecs += m.msg_iovlen
         n += 1
     return n
@@ -385,7 +386,7 @@ cdef void flush_port(udp_io *io, tx_queue *q, udp_port *u) noexcept nogil:
 
 
 cdef void drop_rest(udp_io *io, int done, int n, uint16_t at) noexcept nogil:
-    """The socket's buffer is full: what is left of this port is late already, and waiting would hold up the rest."""
+    """The socket's buffer is full. What is left of this port is late already; waiting holds up the others."""
     cdef int i
     for i in range(done, n):
         io.counters[TX_WOULD_BLOCK] += io.tx_segments[i]
