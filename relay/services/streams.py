@@ -6,7 +6,7 @@ unless another source has it.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -317,6 +317,14 @@ class Streams:
             if stream.source is hop:
                 self._let_go(now_ns, stream, "its peer was removed")
 
+    def on_source(self, track_id: int, ssrc: int, address: tuple[str, int]) -> None:
+        """An ingest port follows another source than before."""
+        for stream in self.streams.values():
+            for track in stream.tracks:
+                if track.id == track_id:
+                    fields = {"stream": stream.name, "kind": track.format.kind, "ssrc": ssrc}
+                    event(logger, logging.INFO, "ingest_source", **fields, host=address[0], port=address[1])
+
     def on_message(self, now_ns: int, hop: Hop, message: Message) -> None:
         match message:
             case Publish():
@@ -433,6 +441,3 @@ class Streams:
         return any(s.source is not None for s in self.streams.values()) or any(
             track.bitrate_bps > 0 for s in self.streams.values() if s.enters_here for track in s.tracks
         )
-
-    def destinations(self) -> Mapping[str, tuple[RtpDestination, ...]]:
-        return self._destinations

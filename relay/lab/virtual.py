@@ -1,0 +1,136 @@
+"""Nodes in virtual time: the whole of a node but its sockets, on an emulated network."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from relay.config import Address, Config
+from relay.core.noise import public_key
+from relay.lab.network import Network, Received, Sent
+from relay.services.machine import HOP_PORT, Machine
+from relay_ext import control
+from relay_ext.control import Plane
+
+
+def no_file(path: Path) -> str:
+    raise FileNotFoundError(path)
+
+
+class VirtualNode:
+    """A node at `host` on a Network. `random_bytes` comes from the seed, so that a run can be repeated."""
+
+    def __init__(
+        self,
+        network: Network,
+        host: str,
+        config: Config,
+        *,
+        static: bytes | None,
+        seed: int,
+        slabs: int = control.DEFAULT_SLABS,
+        now_ns: int = 0,
+    ) -> None:
+        self.network = network
+        self.host = host
+        self._out: list[Sent] = []
+        self._next_port = HOP_PORT + 1
+        public = public_key(static) if static else bytes(32)
+        self.plane = Plane(public, slabs=slabs, now_ns=now_ns)
+        self.machine = Machine(
+            config,
+            self.plane,
+            self,
+            static=static,
+            random_bytes=random.Random(seed).randbytes,
+            resolve=lambda host, port: ((host, port),),
+            read=no_file,
+        )
+        if config.hop is not None:
+            self.plane.set_port(HOP_PORT, control.PORT_HOP)
+            network.attach(self, HOP_PORT, (host, config.hop.listen.port))
+        self.machine.start(now_ns)
+        network.wake(self)
+
+    # ---- Ports -------------------------------------------------------------------------------
+
+    def open(self, address: Address) -> int:
+        port = self._next_port
+        self._next_port += 1
+        self.network.attach(self, port, (self.host, address.port or 40000 + port))
+        return port
+
+    def close(self, port: int) -> None:
+        """The network keeps the address; the plane counts what still arrives there."""
+
+    # ---- Node --------------------------------------------------------------------------------
+
+    def receive(self, now_ns: int, datagrams: list[Received]) -> None:
+        self._out += self.plane.receive(now_ns, datagrams)
+        self._handle(now_ns)
+
+    def poll(self, now_ns: int) -> tuple[list[Sent], int | None]:
+        deadline = self.machine.poll(now_ns)
+        sent, plane_deadline = self.plane.poll(now_ns)
+        self._handle(now_ns)
+        out, self._out = self._out + sent, []
+        return out, deadline if plane_deadline is None else min(deadline, plane_deadline)
+
+    def _handle(self, now_ns: int) -> None:
+        for e in self.plane.drain_events():
+            self.machine.handle(now_ns, e)
+
+    def stop(self) -> None:
+        """The process ends without a word."""
+        self.network.detach(self)
+        self.plane.close()
+
+
+class Sink:
+    """Collects what arrives at an address: `packets` of (ns, bytes)."""
+
+    def __init__(self, network: Network, address: tuple[str, int]) -> None:
+        self.packets: list[tuple[int, bytes]] = []
+        network.attach(self, 0, address)
+
+    def receive(self, now_ns: int, datagrams: list[Received]) -> None:
+        self.packets += [(now_ns, data) for _, _, data in datagrams]
+
+    def poll(self, now_ns: int) -> tuple[list[Sent], int | None]:
+        return [], None
+
+
+class Source:
+    """Sends packets to an address on a schedule: `make(i)` gives packet i, sent at start + i * interval."""
+
+    def __init__(
+        self,
+        network: Network,
+        address: tuple[str, int],
+        to: tuple[str, int],
+        make: Callable[[int], bytes],
+        *,
+        start_ns: int,
+        interval_ns: int,
+        count: int,
+    ) -> None:
+        self.sent = 0
+        self._to = to
+        self._make = make
+        self._start_ns = start_ns
+        self._interval_ns = interval_ns
+        self._count = count
+        network.attach(self, 0, address)
+        network.wake(self)
+
+    def receive(self, now_ns: int, datagrams: list[Received]) -> None:
+        """What comes back (RTCP) is of no interest here."""
+
+    def poll(self, now_ns: int) -> tuple[list[Sent], int | None]:
+        out: list[Sent] = []
+        while self.sent < self._count and self._due() <= now_ns:
+            out.append((0, self._to, self._make(self.sent)))
+            self.sent += 1
+        return out, self._due() if self.sent < self._count else None
+
+    def _due(self) -> int:
+        return self._start_ns + self.sent * self._interval_ns

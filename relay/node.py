@@ -1,0 +1,261 @@
+"""The composition root: the only place that wires a node's objects to sockets, signals and the clock."""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from relay import __version__
+from relay.config import Address, Config, notes
+from relay.config.files import check_files, load, read_private_key
+from relay.core.noise import public_key
+from relay.errors import ConfigError, RelayError
+from relay.log import configure, event
+from relay.services.engine import EngineService
+from relay.services.machine import HOP_PORT, Machine
+from relay.web import ops
+from relay.wire import sdp
+from relay_ext import control
+from relay_ext.control import Plane
+
+logger = logging.getLogger("relay.node")
+
+DRAIN_CHECK_S = 0.2
+
+
+class SocketPorts:
+    """Numbers the packet plane's sockets; 0 is the hop's."""
+
+    def __init__(self) -> None:
+        self.service: EngineService | None = None
+        self._used = {HOP_PORT}
+
+    def open(self, address: Address) -> int:
+        assert self.service is not None
+        port = next(n for n in range(1, len(self._used) + 1) if n not in self._used)
+        self.service.open_port(port, str(address))
+        self._used.add(port)
+        return port
+
+    def close(self, port: int) -> None:
+        assert self.service is not None
+        self.service.close_port(port)
+        self._used.remove(port)
+
+
+def resolve(host: str, port: int) -> tuple[tuple[str, int], ...]:
+    """The addresses of a host, in the system's order; empty when there are none now."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    except OSError as error:
+        event(logger, logging.WARNING, "peer_unresolved", host=host, error=error)
+        return ()
+    return tuple(dict.fromkeys((str(info[4][0]), int(info[4][1])) for info in found))
+
+
+class Node:
+    """A running node. `start`, then `stop`; `done` is set when it should end (`failed` says why, if it failed)."""
+
+    def __init__(self, config: Config, config_path: Path | None = None) -> None:
+        self.config = config
+        self.done = asyncio.Event()
+        self.failed: str | None = None
+        self._config_path = config_path
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns = 0
+        self._started_ns = time.monotonic_ns()
+        self._drain_task: asyncio.Task[None] | None = None
+        self._runner: Any = None
+        static = read_private_key(config.hop.key_file) if config.hop else None
+        public = public_key(static) if static else bytes(32)
+        self.plane = Plane(public, now_ns=self._started_ns)
+        self._ports = SocketPorts()
+        self.service = EngineService(self.plane, self._on_event, self._on_failure)
+        self._ports.service = self.service
+        self.machine = Machine(
+            config,
+            self.plane,
+            self._ports,
+            static=static,
+            random_bytes=os.urandom,
+            resolve=resolve,
+            read=Path.read_text,
+        )
+
+    async def start(self) -> None:
+        """Open everything and begin. Raises OSError with a sentence when a port cannot be had."""
+        now_ns = time.monotonic_ns()
+        if self.config.hop is not None:
+            self.service.open_port(HOP_PORT, str(self.config.hop.listen), probe_mtu=True)
+            self.plane.set_port(HOP_PORT, control.PORT_HOP)
+        self.machine.start(now_ns)
+        self.service.start()
+        self._runner = await ops.start(self, self.config.ops.listen)
+        self._poll()
+        event(
+            logger,
+            logging.INFO,
+            "node_started",
+            name=self.config.node.name,
+            region=self.config.node.region,
+            version=__version__,
+            hop=str(self.config.hop.listen) if self.config.hop else None,
+            ops=str(self.config.ops.listen),
+        )
+
+    async def stop(self) -> None:
+        if self._drain_task is not None:
+            self._drain_task.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        self.service.stop()
+        self.plane.close()
+        event(logger, logging.INFO, "node_stopped", name=self.config.node.name)
+
+    # ---- events and time ---------------------------------------------------------------------
+
+    def _on_event(self, e: control.Event) -> None:
+        self.machine.handle(time.monotonic_ns(), e)
+        self._poll()
+
+    def _on_failure(self, sentence: str) -> None:
+        self.failed = sentence
+        self.done.set()
+
+    def _poll(self) -> None:
+        now_ns = time.monotonic_ns()
+        if self._timer is not None:
+            self._timer.cancel()
+        deadline_ns = self.machine.poll(now_ns)
+        self._timer = self._loop.call_later(max(deadline_ns - now_ns, 1_000_000) * 1e-9, self._poll)
+
+    def reload(self) -> None:
+        """SIGHUP: apply the configuration file as it is now; one that is wrong is refused and the old one goes on."""
+        if self._config_path is None:
+            return
+        try:
+            config = load(self._config_path, os.environ)
+            problems = check_files(config, sdp.parse)
+            if problems:
+                raise ConfigError(problems)
+            self.machine.reload(time.monotonic_ns(), config)
+        except (RelayError, OSError) as error:
+            event(logger, logging.ERROR, "reload_refused", error=error)
+            return
+        for name in ("node", "ops", "web", "log"):
+            if getattr(config, name) != getattr(self.config, name):
+                event(logger, logging.WARNING, "reload_needs_restart", section=name)
+        self.config = config
+        self._poll()
+        event(logger, logging.INFO, "reloaded", path=self._config_path)
+
+    # ---- what the operations API sees (relay.web.ops.NodeView) --------------------------------
+
+    def ready(self) -> list[str]:
+        return self.machine.not_ready()
+
+    def status(self) -> dict[str, Any]:
+        reasons = self.ready()
+        node = self.config.node
+        return {
+            "node": {
+                "name": node.name,
+                "region": node.region,
+                "version": __version__,
+                "uptime_seconds": round((time.monotonic_ns() - self._started_ns) * 1e-9, 3),
+                "draining": self.machine.streams.draining,
+            },
+            "streams": self.streams(),
+            "hops": self.hops(),
+            "peers": self.peers(),
+            "engine": {**self.service.engine.counters(), **self.plane.stats()},
+            "ready": not reasons,
+            "reasons": reasons,
+        }
+
+    def streams(self) -> list[dict[str, Any]]:
+        return self.machine.stream_statuses()
+
+    def stream(self, name: str) -> dict[str, Any] | None:
+        return next((s for s in self.streams() if s["name"] == name), None)
+
+    def hops(self) -> list[dict[str, Any]]:
+        return self.machine.hop_statuses()
+
+    def peers(self) -> list[dict[str, Any]]:
+        return self.machine.peer_statuses()
+
+    def sdp(self, name: str, host: str, port: int) -> str | None:
+        stream = self.machine.streams.streams.get(name)
+        if stream is None or not stream.tracks:
+            return None
+        return sdp.write(name, [track.format for track in stream.tracks], host, port)
+
+    async def drain(self, timeout_seconds: float | None) -> None:
+        self.machine.streams.drain(time.monotonic_ns())
+        event(logger, logging.INFO, "draining", timeout_seconds=timeout_seconds)
+        if self._drain_task is None:
+            self._drain_task = asyncio.create_task(self._end_when_empty(timeout_seconds))
+
+    async def _end_when_empty(self, timeout_seconds: float | None) -> None:
+        started = self._loop.time()
+        while self.machine.streams.busy:
+            if timeout_seconds is not None and self._loop.time() - started >= timeout_seconds:
+                break
+            await asyncio.sleep(DRAIN_CHECK_S)
+        self.done.set()
+
+
+async def _main(config: Config, config_path: Path | None) -> int:
+    node = Node(config, config_path)
+    loop = asyncio.get_running_loop()
+    handlers: dict[signal.Signals, Callable[[], None]] = {
+        signal.SIGTERM: node.done.set,
+        signal.SIGINT: node.done.set,
+        signal.SIGHUP: node.reload,
+    }
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
+    try:
+        await node.start()
+        gc.collect()
+        gc.freeze()  # what lives as long as the process need not be looked at again
+        await node.done.wait()
+    finally:
+        await node.stop()
+    if node.failed is not None:
+        raise RelayError(node.failed)
+    return 0
+
+
+def run(config: Config, *, config_path: Path | None = None) -> int:
+    """Run a node in the foreground until SIGTERM, SIGINT or a completed drain; the exit code.
+
+    Raises ConfigError for files that the configuration names and that cannot be used, OSError for ports.
+    """
+    configure(config.log.format, config.log.level)
+    problems = check_files(config, sdp.parse)
+    if problems:
+        raise ConfigError(problems)
+    for note in notes(config):
+        event(logger, logging.WARNING, "note", text=note)
+    return new_loop_run(_main(config, config_path))
+
+
+def new_loop_run(main: Any) -> int:
+    """Run a coroutine on uvloop, or on asyncio's own loop where uvloop has no wheel (armv7l)."""
+    try:
+        import uvloop
+    except ImportError:
+        return int(asyncio.run(main))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return int(runner.run(main))

@@ -1,0 +1,155 @@
+"""What a node says of itself: dictionaries ready for JSON, for the API, the metrics and `relay status`."""
+
+from typing import Any
+
+from relay.services.hops import MS, Hop, Hops
+from relay.services.streams import Stream, Streams, Track
+from relay_ext.control import Plane
+
+Status = dict[str, Any]
+
+HOP_COUNTERS = {
+    "source_packets": "source_sent",
+    "repair_packets": "repair_sent",
+    "reactive_packets": "reactive_sent",
+    "received_source_packets": "source_received",
+    "received_repair_packets": "repair_received",
+    "recovered_packets": "recovered",
+    "unrecovered_packets": "unrecovered",
+}
+HOP_DROPS = (
+    "duplicate repair_redundant repair_refused forged replayed short_datagrams bad_type bad_inner unknown_track "
+    "stale_epoch too_many_hops bad_report bad_control no_session too_long no_memory overhead_limited"
+).split()
+INGEST_DROPS = "not_rtp not_rtcp other_source payload_type too_long held".split()
+
+
+def percentile(histogram: list[int], share: float) -> float | None:
+    """The upper edge (ms) of the slot in which that share of a histogram of 1 ms slots is reached; None when empty."""
+    total = sum(histogram)
+    if not total:
+        return None
+    seen = 0
+    for slot, count in enumerate(histogram):
+        seen += count
+        if seen >= share * total:
+            return float(slot + 1)
+    raise AssertionError("the shares of a histogram add up to one")
+
+
+def hop_status(plane: Plane, hop: Hop) -> Status:
+    stats = plane.hop_stats(hop.id)
+    delays = plane.hop_delays(hop.id)
+    link = hop.link
+    return {
+        "peer": hop.name,
+        "region": hop.region,
+        "state": hop.session.state,
+        "initiations": hop.session.initiations,
+        "handshakes": hop.session.handshakes,
+        "rtt_ms": round(link.rtt_ns / MS, 3) if link.rtt_ns else None,
+        "min_rtt_ms": round(link.rtt_min_ns / MS, 3) if link.rtt_ns else None,
+        "jitter_ms": round(link.jitter_ns / MS, 3),
+        "loss_ratio": {
+            "send": round(link.loss_ratio, 6) if link.loss_settled else None,
+            "receive": round(max(stats["receive_loss_ratio"], 0.0), 6),
+        },
+        **{name: stats[counter] for name, counter in HOP_COUNTERS.items()},
+        "overhead_ratio": round(stats["repair_bytes"] / stats["source_bytes"], 6) if stats["source_bytes"] else 0.0,
+        "proactive_ratio": round(hop.ratio, 4),
+        "added_delay_ms": {"p50": percentile(delays, 0.5), "p99": percentile(delays, 0.99)},
+        "target_bitrate": None,
+        "mtu": hop.session.mtu,
+        "paths": [_path_status(path) for path in stats["paths"]],
+        "drops": {
+            **{name: stats[name] for name in HOP_DROPS},
+            **{reason.replace(" ", "_"): n for reason, n in (hop.session.drops + hop.drops).items()},
+        },
+    }
+
+
+def _path_status(path: Status) -> Status:
+    return {
+        "id": path["id"],
+        "address": "[%s]:%d" % path["address"] if ":" in path["address"][0] else "%s:%d" % path["address"],
+        "rtt_ms": round(path["rtt_ns"] / MS, 3) if path["rtt_ns"] else None,
+        "loss_ratio": round(path["loss_ratio"], 6),
+        "sent_packets": path["sent_packets"],
+        "sent_bytes": path["sent_bytes"],
+        "received_packets": path["received_packets"],
+        "received_bytes": path["received_bytes"],
+    }
+
+
+def stream_status(plane: Plane, stream: Stream) -> Status:
+    source = "ingest" if stream.enters_here else f"hop:{stream.source.name}" if stream.source else None
+    return {
+        "name": stream.name,
+        "epoch": stream.epoch,
+        "source": source,
+        "latency_ms": stream.latency_ms,
+        "budget_ms": stream.budget_ms or None,
+        "route": _route_status(stream) if stream.enters_here else None,
+        "tracks": [_track_status(plane, track) for track in stream.tracks],
+    }
+
+
+def _route_status(stream: Stream) -> Status:
+    return {
+        "chosen": stream.route.name if stream.route else None,
+        "accepted": stream.accepted,
+        "why": stream.choice.why,
+        "candidates": [
+            {
+                "peer": c.peer,
+                "state": "refused" if c.refused else "connected" if c.connected else "not connected",
+                "refused": c.refused or None,
+                "cost_ms": round(c.cost_ms, 3) if c.connected else None,
+                "rtt_ms": round(c.rtt_ms, 3),
+                "loss_ratio": round(c.loss_ratio, 6),
+            }
+            for c in stream.candidates
+        ],
+    }
+
+
+def _track_status(plane: Plane, track: Track) -> Status:
+    stats = plane.track_stats(track.id)
+    ingest = stats["ingest"]
+    return {
+        "kind": track.format.kind,
+        "codec": track.format.codec,
+        "payload_type": track.format.payload_type,
+        "ssrc": stats["ssrc"],
+        "source_address": "%s port %d" % stats["source"] if stats["source"] else None,
+        "received_packets": stats["received"],
+        "received_bytes": stats["received_bytes"],
+        "delivered_packets": stats["delivered"],
+        "lost_packets": stats["lost"],
+        "late_packets": stats["late"],
+        "duplicate_packets": stats["duplicate"],
+        "bitrate_bps": round(track.bitrate_bps),
+        "source_changes": ingest["sources"],
+        "sender_reports": ingest["reports"],
+        "drops": {
+            **{reason: ingest[reason] for reason in INGEST_DROPS},
+            "malformed": stats["malformed"],
+            "no_memory": stats["no_memory"],
+        },
+        "egress": [
+            {"address": str(to.address), **_egress_status(plane, egress)} for to, egress in track.egresses.items()
+        ],
+    }
+
+
+def _egress_status(plane: Plane, egress: int) -> Status:
+    stats = plane.egress_stats(egress)
+    return {"packets": stats["packets"], "bytes": stats["bytes"], "sender_reports": stats["reports"]}
+
+
+def not_ready(hops: Hops | None, streams: Streams) -> list[str]:
+    """Why media cannot flow, one sentence a reason."""
+    reasons = ["the node is draining"] if streams.draining else []
+    if hops is not None and hops.hops and not any(h.session.state == "connected" for h in hops.hops.values()):
+        reasons.append("no peer is connected")
+    return reasons
