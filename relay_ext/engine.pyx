@@ -23,7 +23,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from relay_ext.base cimport TX_CAPACITY, command, spsc_consume, spsc_peek
-from relay_ext.plane cimport Plane, plane, plane_apply, plane_poll
+from relay_ext.control cimport Plane
+from relay_ext.plane cimport plane, plane_apply, plane_poll
 from relay_ext.system cimport (
     CLOCK_MONOTONIC, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN,
     PR_SET_TIMERSLACK, SIG_BLOCK, atomic_int, atomic_load, atomic_store, close, epoll_create1, epoll_ctl,

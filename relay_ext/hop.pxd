@@ -4,7 +4,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from relay_ext.base cimport addr, tx_queue
 from relay_ext.inner cimport inner
 from relay_ext.path cimport path, session_keys
-from relay_ext.rlc cimport rlc_decoder, rlc_encoder
+from relay_ext.rlc cimport rlc_decoder
+from relay_ext.rlc_encoder cimport rlc_encoder
 from relay_ext.slab cimport slab, slab_pool
 from relay_ext.timer cimport timer_node, timer_wheel
 

@@ -20,10 +20,11 @@ from relay_ext.path cimport (
     PATH_ARRIVALS, path_fresh, path_init, path_next, path_reactive_in_flight, path_received, path_report,
     path_take_report, path_write_arrivals, path_write_report)
 from relay_ext.rlc cimport (
-    RLC_DUPLICATE, RLC_MAX_WINDOW, RLC_REDUNDANT, RLC_REFUSED, RLC_NO_MEMORY, rlc_decoder_deficit, rlc_decoder_expire,
+    RLC_DUPLICATE, RLC_NO_MEMORY, RLC_REDUNDANT, RLC_REFUSED, rlc_decoder_deficit, rlc_decoder_expire,
     rlc_decoder_forget, rlc_decoder_free, rlc_decoder_is_missing, rlc_decoder_new, rlc_decoder_repair,
-    rlc_decoder_reset, rlc_decoder_seen, rlc_decoder_source, rlc_decoder_take, rlc_encode, rlc_encoder_add,
-    rlc_encoder_free, rlc_encoder_new, rlc_encoder_release)
+    rlc_decoder_reset, rlc_decoder_seen, rlc_decoder_source, rlc_decoder_take)
+from relay_ext.rlc_encoder cimport (
+    RLC_MAX_WINDOW, rlc_encode, rlc_encoder_add, rlc_encoder_free, rlc_encoder_new, rlc_encoder_release)
 from relay_ext.seal cimport (
     SEAL_HEADER, SEAL_TAG, replay_check, replay_commit, seal_begin, seal_end, seal_open, seal_update)
 from relay_ext.slab cimport SLAB_DATA, slab_get, slab_unref
@@ -297,22 +298,30 @@ cdef int hop_receive(hop *h, session_keys *k, int64_t now, const uint8_t *data, 
     return status
 
 
-cdef inline void note_known(hop *h, int64_t now, bint was_started, uint32_t before) noexcept nogil:
-    """Remember when the ESIs after `before` were first known to exist."""
-    cdef uint32_t esi, highest = h.decoder.highest
-    if not was_started or serial_diff(highest, before) > HOP_SPAN:
-        before = h.decoder.base - 1
-        if not was_started or serial_diff(before, h.forgotten) > 0:
-            h.forgotten = h.decoder.base
-    esi = before
-    while serial_diff(highest, esi) > 0:
-        esi += 1
-        h.known_at[esi & (HOP_SPAN - 1)] = now
+cdef inline void stamp(hop *h, int64_t now, uint32_t first, uint32_t end) noexcept nogil:
+    while first != end:
+        h.known_at[first & (HOP_SPAN - 1)] = now
+        first += 1
+
+
+cdef inline void note_known(hop *h, int64_t now, bint was_started, uint32_t base, uint32_t highest) noexcept nogil:
+    """Remember when ESIs were first known to exist; `base` and `highest` are the decoder's before the datagram."""
+    cdef rlc_decoder *d = h.decoder
+    if not d.started:
+        return
+    if not was_started or serial_diff(d.base, highest) > 0:
+        stamp(h, now, d.base, d.highest + 1)
+        h.forgotten = d.base
+        return
+    if serial_diff(base, d.base) > 0:  # the first packets of all were lost, and a repair packet tells of them
+        stamp(h, now, d.base, base)
+        h.forgotten = d.base
+    stamp(h, now, highest + 1, d.highest + 1)
 
 
 cdef void receive_source(hop *h, int64_t now, slab *s) noexcept nogil:
     cdef bint started = h.decoder.started
-    cdef uint32_t before = h.decoder.highest
+    cdef uint32_t base = h.decoder.base, highest = h.decoder.highest
     cdef uint32_t esi
     cdef int status
     if s.len < INNER_SIZE + ESI_SIZE:
@@ -323,7 +332,7 @@ cdef void receive_source(hop *h, int64_t now, slab *s) noexcept nogil:
     status = rlc_decoder_source(h.decoder, esi, s)
     h.stats.source_received += 1
     media_received(h, now)
-    note_known(h, now, started, before)
+    note_known(h, now, started, base, highest)
     if status == RLC_DUPLICATE:
         h.stats.duplicate += 1
     elif status == RLC_REFUSED:
@@ -335,7 +344,7 @@ cdef void receive_source(hop *h, int64_t now, slab *s) noexcept nogil:
 
 cdef void receive_repair(hop *h, int64_t now, slab *s) noexcept nogil:
     cdef bint started = h.decoder.started
-    cdef uint32_t before = h.decoder.highest
+    cdef uint32_t base = h.decoder.base, highest = h.decoder.highest
     cdef int status
     if s.len <= REPAIR_ID:
         h.stats.short_datagrams += 1
@@ -351,7 +360,7 @@ cdef void receive_repair(hop *h, int64_t now, slab *s) noexcept nogil:
         h.stats.repair_redundant += 1
     elif status == RLC_NO_MEMORY:
         h.stats.no_memory += 1
-    note_known(h, now, started, before)
+    note_known(h, now, started, base, highest)
     deliver_recovered(h)
 
 
@@ -482,10 +491,10 @@ cdef void receive_report(hop *h, path *p, int64_t now, uint64_t counter, slab *s
 
 cdef inline void learn_tail(hop *h, int64_t now, uint32_t next_esi) noexcept nogil:
     """The peer has sent every ESI before next_esi: what was not seen is missing."""
-    cdef uint32_t before = h.decoder.highest
-    if h.decoder.started and 0 < serial_diff(next_esi - 1, before) < HOP_SPAN // 2:
+    cdef uint32_t base = h.decoder.base, highest = h.decoder.highest
+    if h.decoder.started and 0 < serial_diff(next_esi - 1, highest) < HOP_SPAN // 2:
         rlc_decoder_seen(h.decoder, next_esi - 1)
-        note_known(h, now, True, before)
+        note_known(h, now, True, base, highest)
         media_received(h, now)
 
 
