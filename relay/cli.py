@@ -9,7 +9,6 @@ import argparse
 import http.client
 import importlib
 import json
-import logging
 import math
 import os
 import secrets
@@ -22,8 +21,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from relay import __version__, log
-from relay.config import Config, notes
+from relay import __version__
+from relay.config import notes
 from relay.config.files import check_files, load, read_private_key
 from relay.core.keys import private_key_file, public_key_text
 from relay.errors import ConfigError, RelayError, UsageError
@@ -152,25 +151,17 @@ def _http_url(text: str) -> str:
 # ---- commands on a configuration ----------------------------------------------------------------
 
 
-def _load(path: Path) -> Config:
-    """The configuration, its files checked. Raises ConfigError."""
-    config = load(path, os.environ)
-    if problems := check_files(config, importlib.import_module("relay.wire.sdp").parse):
-        raise ConfigError(problems)
-    return config
-
-
 def _run(args: argparse.Namespace) -> int:
-    config = _load(args.config)
-    log.configure(config.log.format, config.log.level)
-    for note in notes(config):
-        log.event(logging.getLogger(__name__), logging.WARNING, "config_note", text=note)
+    config = load(args.config, os.environ)
     code: int = importlib.import_module("relay.node").run(config, config_path=args.config)
     return code
 
 
 def _check_config(args: argparse.Namespace) -> int:
-    for note in notes(_load(args.config)):
+    config = load(args.config, os.environ)
+    if problems := check_files(config, importlib.import_module("relay.wire.sdp").parse):
+        raise ConfigError(problems)
+    for note in notes(config):
         print(f"relay: note: {note}", file=sys.stderr)
     print(f"{args.config}: ok")
     return 0
