@@ -1,0 +1,261 @@
+"""The `relay` command.
+
+Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration. Errors are lines on stderr that
+say what to do; a traceback only with `--debug`. The node and the demo are imported when
+they run, so that the other commands stay quick.
+"""
+
+import argparse
+import http.client
+import importlib
+import json
+import math
+import os
+import secrets
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from relay import __version__
+from relay.config import notes
+from relay.config.files import check_files, load, read_private_key
+from relay.core.keys import private_key_file, public_key_text
+from relay.errors import ConfigError, RelayError, UsageError
+from relay.web.status_text import render
+
+DEFAULT_URL = "http://127.0.0.1:7480"
+HTTP_TIMEOUT_SECONDS = 5.0
+MAX_ANSWER_BYTES = 16 << 20
+DRAIN_POLL_SECONDS = 0.5
+DRAIN_GRACE_SECONDS = 5.0  # from the node's own timeout until its process must be gone
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code. Wrong usage raises SystemExit(2), as argparse does."""
+    args = _parser().parse_args(argv)
+    try:
+        code: int = args.command(args)
+        sys.stdout.flush()
+        return code
+    except (Exception, KeyboardInterrupt) as error:
+        if args.debug:
+            raise
+        return _report(error)
+
+
+def _report(error: BaseException) -> int:
+    """Says on stderr what went wrong, one line for each thing; returns the exit code."""
+    sentences: Sequence[object]
+    match error:
+        case BrokenPipeError():  # `relay status | head`; without this Python complains again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sentences = ()
+        case ConfigError():
+            sentences = error.problems
+        case RelayError() | OSError():
+            sentences = (error,)
+        case KeyboardInterrupt():
+            sentences = ("interrupted",)
+        case _:
+            sentences = (f"{type(error).__name__}: {error} (--debug shows where)",)
+    for sentence in sentences:
+        print("relay:", *str(sentence).split(), file=sys.stderr)
+    return error.exit_code if isinstance(error, RelayError) else 1
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"relay: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="relay", description="A relay for live video over lossy links.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"relay {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show a traceback for an error")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        sub.set_defaults(command=run)
+        return sub
+
+    sub = command("run", _run, "run a node in the foreground")
+    sub.add_argument("--config", type=Path, required=True, metavar="FILE", help="the node's TOML file")
+    sub = command("check-config", _check_config, "check a configuration and the files that it names")
+    sub.add_argument("config", type=Path, metavar="FILE")
+    sub = command("keygen", _keygen, "make a private key and print its public key")
+    text = "where to write the private key (mode 0600); without it: key on stdout, public key on stderr"
+    sub.add_argument("--out", type=Path, metavar="FILE", help=text)
+    sub = command("pubkey", _pubkey, "print the public key of a private key file")
+    sub.add_argument("file", type=Path, metavar="FILE")
+    sub = command("status", _status, "show what a running node does")
+    sub.add_argument("--json", action="store_true", help="as JSON")
+    _add_url(sub)
+    sub = command("drain", _drain, "have a running node refuse new work, and wait until it has exited")
+    text = "the node exits after this time even if it is not empty; default: no limit"
+    sub.add_argument("--timeout", type=_number(float, 0, 86400), metavar="SECONDS", help=text)
+    _add_url(sub)
+    _add_demo_options(command("demo", _demo, "live media through an edge, a lossy link and a region, here"))
+    return parser
+
+
+def _add_url(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", default=DEFAULT_URL, type=_http_url, help="its [ops] address (%(default)s)")
+
+
+def _add_demo_options(parser: argparse.ArgumentParser) -> None:
+    def option(name: str, default: object, kind: Callable[[str], Any], metavar: str, text: str) -> None:
+        parser.add_argument(name, default=default, type=kind, metavar=metavar, help=text)
+
+    option("--seconds", 60.0, _number(float, 1, 86400), "N", "how long media flows (60)")
+    option("--loss", 0.3, _number(float, 0, 0.95), "P", "share of packets that the link loses (0.3)")
+    option("--rtt", 100.0, _number(float, 0, 5000), "MS", "round-trip time of the link in ms (100)")
+    option("--source", None, Path, "FILE", "a media file to send in place of the test pattern")
+    option("--seed", None, _number(int, 0, 2**63 - 1), "N", "of the link's losses (random, and printed)")
+    option("--port", None, _number(int, 1024, 65000), "N", "the first of the ports used (any that are free)")
+    parser.add_argument("--no-repair", action="store_true", help="switch repair off, to see the damage")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+
+
+def _number(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what} from {low} to {high}")
+        return value
+
+    return convert
+
+
+def _http_url(text: str) -> str:
+    try:
+        url = urllib.parse.urlsplit(text)
+        usable = url.scheme in ("http", "https") and url.hostname is not None and url.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not text.isprintable() or " " in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a URL such as {DEFAULT_URL}")
+    return text.rstrip("/")
+
+
+# ---- commands on a configuration ----------------------------------------------------------------
+
+
+def _run(args: argparse.Namespace) -> int:
+    config = load(args.config, os.environ)
+    code: int = importlib.import_module("relay.node").run(config, config_path=args.config)
+    return code
+
+
+def _check_config(args: argparse.Namespace) -> int:
+    config = load(args.config, os.environ)
+    if problems := check_files(config, importlib.import_module("relay.wire.sdp").parse):
+        raise ConfigError(problems)
+    for note in notes(config):
+        print(f"relay: note: {note}", file=sys.stderr)
+    print(f"{args.config}: ok")
+    return 0
+
+
+# ---- keys ---------------------------------------------------------------------------------------
+
+
+def _keygen(args: argparse.Namespace) -> int:
+    text = private_key_file(secrets.token_bytes(32))
+    if args.out is None:
+        print(text, end="")
+        print(f"public key: {public_key_text(text)}", file=sys.stderr)
+        return 0
+    try:
+        with open(os.open(args.out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError as error:
+        raise UsageError(f"{args.out} exists, and a key is never overwritten: choose another name") from error
+    except OSError as error:
+        raise RelayError(f"{args.out} cannot be written: {error.strerror}") from error
+    print(public_key_text(text))
+    return 0
+
+
+def _pubkey(args: argparse.Namespace) -> int:
+    print(public_key_text(private_key_file(read_private_key(args.file))))
+    return 0
+
+
+# ---- commands to a running node -----------------------------------------------------------------
+
+
+class _NoAnswerError(RelayError):
+    """Nothing speaks HTTP at the address."""
+
+
+def _call(url: str, path: str, body: bytes | None = None) -> Any:
+    """The JSON that a node answers with. Raises RelayError with a sentence for everything else."""
+    request = urllib.request.Request(url + path, data=body, headers={"Content-Type": "application/json"})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a node is never behind a proxy
+    try:
+        with opener.open(request, timeout=HTTP_TIMEOUT_SECONDS) as response:
+            content = response.read(MAX_ANSWER_BYTES + 1)
+        if len(content) > MAX_ANSWER_BYTES:
+            raise ValueError
+        return json.loads(content)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise RelayError(f"{url}{path} refused: {_sentence(error)}") from error
+    except OSError as error:  # URLError, timeouts and resets among them
+        reason = getattr(error, "reason", error)
+        text = f"no node answers at {url} ({reason}): is it running, and is that its [ops] listen address?"
+        raise _NoAnswerError(text) from error
+    except (ValueError, RecursionError, http.client.HTTPException) as error:
+        raise RelayError(f"what answers at {url} is no relay node") from error
+
+
+def _sentence(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.loads(error.read(4096))["error"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return f"HTTP {error.code} {error.reason}"
+
+
+def _status(args: argparse.Namespace) -> int:
+    status = _call(args.url, "/v1/status")
+    if args.json:
+        print(json.dumps(status, indent=2))
+        return 0
+    try:
+        text = render(status)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise RelayError(f"what answers at {args.url} is no relay node of this version") from error
+    print(text, end="")
+    return 0
+
+
+def _drain(args: argparse.Namespace) -> int:
+    _call(args.url, "/v1/drain", json.dumps({"timeout_seconds": args.timeout}).encode())
+    give_up = math.inf if args.timeout is None else time.monotonic() + args.timeout + DRAIN_GRACE_SECONDS
+    while time.monotonic() < give_up:
+        try:
+            _call(args.url, "/v1/status")
+        except _NoAnswerError:
+            return 0
+        time.sleep(DRAIN_POLL_SECONDS)
+    raise RelayError(f"the node at {args.url} still runs {DRAIN_GRACE_SECONDS:.0f} s after its timeout")
+
+
+def _demo(args: argparse.Namespace) -> int:
+    if args.seed is None:
+        args.seed = secrets.randbelow(2**32)
+    code: int = importlib.import_module("relay.lab.demo").main(args)
+    return code

@@ -1,0 +1,160 @@
+"""Prometheus metrics, made from the status of the node at the moment of a scrape.
+
+Names are `relay_…_{total,seconds,bytes,ratio}`; a yes or no is a ratio of 1 or 0. Labels are stream, kind
+and index of a track, peer, and a few fixed words: none whose values grow with viewers. What is unknown is
+left out, never zero.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+Status = Mapping[str, Any]
+_Labels = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Spec:
+    """A metric: what is at `path` of a status dictionary, times `scale`. A name in `_total` is a counter."""
+
+    name: str
+    path: str
+    help: str
+    scale: float = 1
+    labels: _Labels = ()
+
+
+MS = 1e-3  # status dictionaries have milliseconds, metrics have seconds
+BITS = 1 / 8
+
+NODE = (
+    _Spec("relay_node_uptime_seconds", "node.uptime_seconds", "Seconds since the process started."),
+    _Spec("relay_node_draining_ratio", "node.draining", "1 while the node refuses new work, else 0."),
+    _Spec("relay_node_ready_ratio", "ready", "1 while media can flow, else 0."),
+)
+TRACK = (
+    _Spec("relay_track_received_packets_total", "received_packets", "RTP packets that came in."),
+    _Spec("relay_track_received_bytes_total", "received_bytes", "RTP that came in, in bytes with headers."),
+    _Spec("relay_track_delivered_packets_total", "delivered_packets", "RTP packets released in time."),
+    _Spec("relay_track_lost_packets_total", "lost_packets", "RTP packets that never came."),
+    _Spec("relay_track_late_packets_total", "late_packets", "RTP packets that came after their deadline."),
+    _Spec("relay_track_duplicate_packets_total", "duplicate_packets", "RTP packets that came again."),
+    _Spec("relay_track_rate_bytes", "bitrate_bps", "Bytes a second of RTP that come in.", scale=BITS),
+)
+EGRESS = (
+    _Spec("relay_egress_packets_total", "packets", "RTP packets sent, to all destinations together."),
+    _Spec("relay_egress_bytes_total", "bytes", "Bytes of RTP sent, to all destinations together."),
+)
+HOP = (
+    _Spec("relay_hop_connected_ratio", "connected", "1 while a session with the peer is up, else 0."),
+    _Spec("relay_hop_initiations_total", "initiations", "Handshakes begun with the peer."),
+    _Spec("relay_hop_handshakes_total", "handshakes", "Handshakes completed with the peer."),
+    _Spec("relay_hop_rtt_seconds", "rtt_ms", "Round-trip time in seconds, smoothed.", scale=MS),
+    _Spec("relay_hop_min_rtt_seconds", "min_rtt_ms", "Least round-trip time in seconds.", scale=MS),
+    _Spec("relay_hop_jitter_seconds", "jitter_ms", "Jitter in seconds (RFC 3550 section 6.4.1).", scale=MS),
+    *(
+        _Spec(
+            "relay_hop_loss_ratio",
+            f"loss_ratio.{way}",
+            "Datagrams that the link loses, of those sent, before repair.",
+            labels=(("direction", way),),
+        )
+        for way in ("send", "receive")
+    ),
+    _Spec("relay_hop_source_packets_total", "source_packets", "Source packets sent and received."),
+    _Spec("relay_hop_repair_packets_total", "repair_packets", "Repair packets sent and received."),
+    _Spec(
+        "relay_hop_recovered_packets_total",
+        "recovered_packets",
+        "Lost source packets that were repaired.",
+    ),
+    _Spec("relay_hop_unrecovered_packets_total", "unrecovered_packets", "Lost source packets not repaired."),
+    _Spec("relay_hop_overhead_ratio", "overhead_ratio", "Repair bytes per media byte."),
+    _Spec(
+        "relay_hop_proactive_ratio",
+        "proactive_ratio",
+        "Repair per source packet, sent unasked.",
+    ),
+    *(
+        _Spec(
+            "relay_hop_added_delay_seconds",
+            f"added_delay_ms.{key}",
+            "Seconds that repair adds to packets, beyond propagation.",
+            scale=MS,
+            labels=(("quantile", quantile),),
+        )
+        for key, quantile in (("p50", "0.5"), ("p99", "0.99"))
+    ),
+    _Spec("relay_hop_target_rate_bytes", "target_bitrate", "Bytes a second that may be sent.", scale=BITS),
+    _Spec("relay_hop_mtu_bytes", "mtu", "Largest UDP payload in bytes known to get through."),
+)
+DROPS = "relay_hop_dropped_packets_total"
+DROPS_HELP = "Datagrams from the peer that were refused, by reason."
+
+
+class NodeCollector(Collector):
+    """Collects from `status`, a function that returns what `GET /v1/status` shows."""
+
+    def __init__(self, status: Callable[[], Status]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterable[Metric]:
+        found: dict[str, tuple[_Spec, dict[_Labels, float]]] = {}
+        for spec, labels, owner in _walk(self._status()):
+            value = _lookup(owner, spec.path)
+            if value is not None:
+                _, samples = found.setdefault(spec.name, (spec, {}))
+                key = (*labels.items(), *spec.labels)
+                samples[key] = samples.get(key, 0) + value * spec.scale  # a track's destinations add up
+        for name, (spec, samples) in found.items():
+            family = (CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily)(name, spec.help)
+            for key, total in samples.items():
+                family.add_sample(name, dict(key), total)
+            yield family
+
+
+def _walk(status: Status) -> Iterator[tuple[_Spec, dict[str, str], Status]]:
+    """Every metric with its labels and the dictionary that holds its value."""
+    node = status["node"]
+    about = {"node": node["name"], "region": node["region"], "version": node["version"]}
+    yield from ((spec, about if spec.name.endswith("_uptime_seconds") else {}, status) for spec in NODE)
+    for stream in status["streams"]:
+        for index, track in enumerate(stream["tracks"]):
+            labels = {"stream": stream["name"], "kind": track["kind"], "index": str(index)}
+            yield from ((spec, labels, track) for spec in TRACK)
+            yield from ((spec, labels, egress) for egress in track["egress"] for spec in EGRESS)
+    for hop in status["hops"]:
+        labels = {"peer": hop["peer"]}
+        shown = {**hop, "connected": hop["state"] == "connected"}
+        yield from ((spec, labels, shown) for spec in HOP)
+        for reason in hop["drops"]:
+            yield _Spec(DROPS, reason, DROPS_HELP), {**labels, "reason": reason}, hop["drops"]
+    for name in status["engine"]:
+        metric = f"relay_engine_{re.sub('[^a-z0-9_]', '_', name.lower()).removesuffix('_total')}_total"
+        yield _Spec(metric, name, f"The packet plane's counter {name}."), {}, status["engine"]
+
+
+def _lookup(owner: Status, path: str) -> float | None:
+    """The value at a dotted path; None where a part of it is missing or unknown."""
+    value: Any = owner
+    for key in [path] if path in owner else path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value if isinstance(value, int | float) else None
+
+
+class Metrics:
+    """The metrics of one node, in a registry of its own."""
+
+    def __init__(self, status: Callable[[], Status]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(NodeCollector(status))
+
+    def render(self) -> bytes:
+        """Prometheus' text format; its type is `CONTENT_TYPE`."""
+        return generate_latest(self._registry)

@@ -1,0 +1,201 @@
+"""The operations API: health, metrics, status and drain, JSON over HTTP on `[ops] listen`.
+
+Every error is `{"error": SENTENCE}`. Requests are small and so is what is read of them. The API trusts
+whoever reaches its address, but not a web page in that person's browser: what changes something is refused
+to browsers.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from relay.config import Address, is_host
+from relay.log import event
+from relay.web.metrics import CONTENT_TYPE, Metrics
+
+MAX_BODY_BYTES = 4096
+MAX_DRAIN_SECONDS = 86400
+
+Status = dict[str, Any]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+logger = logging.getLogger(__name__)
+
+
+class NodeView(Protocol):
+    """What the node lets its operators see and do. Dictionaries are ready for JSON: no NaN, string keys."""
+
+    def ready(self) -> list[str]:
+        """Why media cannot flow, one sentence a reason; empty when it can."""
+        ...
+
+    def status(self) -> Status:
+        """Everything: node, streams, hops, peers, engine, ready, reasons."""
+        ...
+
+    def streams(self) -> list[Status]: ...
+
+    def stream(self, name: str) -> Status | None: ...
+
+    def hops(self) -> list[Status]: ...
+
+    def peers(self) -> list[Status]: ...
+
+    def sdp(self, name: str, host: str, port: int) -> str | None:
+        """The SDP for a player that receives at `host`, from `port` on; None: no such stream."""
+        ...
+
+    async def drain(self, timeout_seconds: float | None) -> None:
+        """Refuses new work and returns; the process ends when empty or after `timeout_seconds`."""
+        ...
+
+
+def application(view: NodeView) -> web.Application:
+    """The API as an aiohttp application."""
+    api = _Api(view)
+    app = web.Application(middlewares=[_errors_as_json], client_max_size=MAX_BODY_BYTES)
+    app.add_routes(
+        [
+            web.get("/healthz", api.healthz),
+            web.get("/readyz", api.readyz),
+            web.get("/metrics", api.metrics),
+            web.get("/v1/status", api.status),
+            web.get("/v1/streams", api.streams),
+            web.get(r"/v1/streams/{name:[^/]+}.sdp", api.sdp),
+            web.get("/v1/streams/{name}", api.stream),
+            web.get("/v1/hops", api.hops),
+            web.get("/v1/peers", api.peers),
+            web.post("/v1/drain", api.drain),
+        ]
+    )
+    return app
+
+
+async def start(view: NodeView, listen: Address) -> web.AppRunner:
+    """Serves the API at `listen` until the runner's `cleanup()`. Raises OSError when the port is taken."""
+    runner = web.AppRunner(application(view), access_log=None, shutdown_timeout=0.5)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, listen.host, listen.port).start()
+    except OSError:
+        await runner.cleanup()
+        raise
+    return runner
+
+
+class _Api:
+    """One method a path."""
+
+    def __init__(self, view: NodeView) -> None:
+        self._view = view
+        self._metrics = Metrics(view.status)
+
+    async def healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        reasons = self._view.ready()
+        status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
+        return _json({"ready": not reasons, "reasons": reasons}, status)
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def status(self, _: web.Request) -> web.Response:
+        return _json(self._view.status())
+
+    async def streams(self, _: web.Request) -> web.Response:
+        return _json(self._view.streams())
+
+    async def stream(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        stream = self._view.stream(name)
+        return _no_stream(name) if stream is None else _json(stream)
+
+    async def sdp(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        host, port = request.query.get("host", ""), request.query.get("port", "")
+        if not is_host(host):
+            return _error(HTTPStatus.BAD_REQUEST, "host=… must be the player's address")
+        if not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65534:
+            return _error(HTTPStatus.BAD_REQUEST, "port=… must be the first port of the player, 1 to 65534")
+        description = self._view.sdp(name, host, int(port))
+        if description is None:
+            return _no_stream(name)
+        return web.Response(text=description, content_type="application/sdp")
+
+    async def hops(self, _: web.Request) -> web.Response:
+        return _json(self._view.hops())
+
+    async def peers(self, _: web.Request) -> web.Response:
+        return _json(self._view.peers())
+
+    async def drain(self, request: web.Request) -> web.Response:
+        if "Origin" in request.headers:
+            return _error(HTTPStatus.FORBIDDEN, "a web page may not drain a node; `relay drain` does")
+        try:
+            timeout = _drain_timeout(await request.read())
+        except ValueError as error:
+            return _error(HTTPStatus.BAD_REQUEST, str(error))
+        event(logger, logging.INFO, "drain_requested", timeout_seconds=timeout)
+        await self._view.drain(timeout)
+        return _json({"draining": True, "timeout_seconds": timeout}, HTTPStatus.ACCEPTED)
+
+
+def _drain_timeout(body: bytes) -> float | None:
+    """The timeout in seconds of a request to drain, None for an empty body. Raises ValueError."""
+    wanted = f'the body must be empty or {{"timeout_seconds": N}} with N from 0 to {MAX_DRAIN_SECONDS}'
+    if not body:
+        return None
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"no JSON: {wanted}") from error
+    if not isinstance(content, dict) or content.keys() - {"timeout_seconds"}:
+        raise ValueError(wanted)
+    timeout = content.get("timeout_seconds")
+    if timeout is None:
+        return None
+    if (
+        not isinstance(timeout, int | float)
+        or isinstance(timeout, bool)
+        or not 0 <= timeout <= MAX_DRAIN_SECONDS
+    ):
+        raise ValueError(wanted)
+    return float(timeout)
+
+
+def _json(content: object, status: int = HTTPStatus.OK) -> web.Response:
+    text = json.dumps(content, allow_nan=False)
+    return web.Response(text=text, status=status, content_type="application/json")
+
+
+def _error(status: int, sentence: str) -> web.Response:
+    return _json({"error": sentence}, status)
+
+
+def _no_stream(name: str) -> web.Response:
+    return _error(HTTPStatus.NOT_FOUND, f"no stream is called {name!r} here; GET /v1/streams lists them")
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPMethodNotAllowed as error:
+        response = _error(error.status, f"{request.path} does not take {request.method}")
+        response.headers["Allow"] = error.headers["Allow"]
+        return response
+    except web.HTTPNotFound as error:
+        return _error(error.status, f"nothing is at {request.path}")
+    except web.HTTPRequestEntityTooLarge as error:
+        return _error(error.status, f"a request body holds at most {MAX_BODY_BYTES} bytes")
+    except web.HTTPException as error:
+        return _error(error.status, error.reason)
+    except Exception:
+        logger.exception("request to %s failed", request.path)
+        return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "this is a fault of the node; its log says more")

@@ -1,0 +1,111 @@
+"""What `relay status` prints: the status of a node as tables for a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Status = Mapping[str, Any]
+UNKNOWN = "-"
+
+
+def render(status: Status) -> str:
+    """Text of a `GET /v1/status` answer. Raises LookupError, TypeError, ValueError, AttributeError."""
+    node = status["node"]
+    state = "draining" if node["draining"] else "ready" if status["ready"] else "not ready"
+    up = _duration(node["uptime_seconds"])
+    head = [node["name"], node["region"], f"relay {node['version']}", f"up {up}", state]
+    lines = ["  ".join(head), *(f"  {reason}" for reason in status["reasons"])]
+    for table in (_streams(status["streams"]), _routes(status["streams"]), _hops(status["hops"])):
+        lines += ["", *table] if table else []
+    if drops := _drops(status["hops"]):
+        lines += ["", *drops]
+    if peers := [[p["name"], p["region"], "yes" if p["connected"] else "no"] for p in status["peers"]]:
+        lines += ["", *_table(["PEER", "REGION", "CONNECTED"], peers)]
+    return "\n".join(_printable(line) for line in lines) + "\n"
+
+
+def _streams(streams: Sequence[Status]) -> list[str]:
+    rows = []
+    for stream in streams:
+        for track in stream["tracks"]:
+            sent = " ".join(egress["address"] for egress in track["egress"]) or UNKNOWN
+            rate = track["bitrate_bps"]
+            rows.append(
+                [
+                    stream["name"],
+                    stream["source"] or "none",
+                    f"{track['kind']} {track['codec']}",
+                    UNKNOWN if rate is None else f"{rate / 1000:.0f}",
+                    *(str(track[f"{what}_packets"]) for what in ("received", "delivered", "lost", "late")),
+                    sent,
+                ]
+            )
+    head = ["STREAM", "FROM", "TRACK", "KBIT/S", "RECEIVED", "DELIVERED", "LOST", "LATE", "TO"]
+    return _table(head, rows) if rows else ["no streams"]
+
+
+def _routes(streams: Sequence[Status]) -> list[str]:
+    rows = []
+    for stream in streams:
+        route = stream["route"]
+        if route and (route["chosen"] or route["candidates"]):
+            costs = [f"{c['peer']} {_number(c['cost_ms'], 1)}" for c in route["candidates"]]
+            rows.append(
+                [stream["name"], route["chosen"] or "none", ", ".join(costs) or UNKNOWN, route["why"]]
+            )
+    return _table(["STREAM", "ROUTE", "COSTS (MS)", "WHY"], rows) if rows else []
+
+
+def _hops(hops: Sequence[Status]) -> list[str]:
+    rows = [
+        [
+            hop["peer"],
+            hop["state"],
+            _number(hop["rtt_ms"], 1),
+            f"{_percent(hop['loss_ratio']['send'])} {_percent(hop['loss_ratio']['receive'])}",
+            str(hop["source_packets"]),
+            str(hop["recovered_packets"]),
+            str(hop["unrecovered_packets"]),
+            _number(hop["overhead_ratio"], 2),
+            f"{_number(hop['added_delay_ms']['p50'], 0)} {_number(hop['added_delay_ms']['p99'], 0)}",
+            " ".join(path["address"] or UNKNOWN for path in hop["paths"]) or UNKNOWN,
+        ]
+        for hop in hops
+    ]
+    head = ["HOP", "STATE", "RTT MS", "LOSS OUT IN", "SOURCE", "RECOVERED", "UNRECOVERED", "OVERHEAD"]
+    return _table([*head, "DELAY P50 P99", "ADDRESS"], rows) if rows else []
+
+
+def _drops(hops: Sequence[Status]) -> list[str]:
+    rows = [[hop["peer"], reason, str(n)] for hop in hops for reason, n in sorted(hop["drops"].items()) if n]
+    return _table(["HOP", "DROPPED BECAUSE", "PACKETS"], rows) if rows else []
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns two blanks apart; the last one is not padded."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *rows)
+    ]
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return UNKNOWN if value is None else f"{value:.{decimals}f}"
+
+
+def _percent(ratio: float | None) -> str:
+    return UNKNOWN if ratio is None else f"{ratio:.1%}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days} d {hour} h"
+    return f"{hour} h {minute} min" if hour else f"{minute} min {second} s" if minute else f"{second} s"
+
+
+def _printable(line: str) -> str:
+    """The line without anything that a terminal would obey: names come from other nodes."""
+    return "".join(c if c.isprintable() else "?" for c in line)

@@ -1,0 +1,132 @@
+"""A node's status as `GET /v1/status` gives it: one stream, one good hop, one peer that does not answer."""
+
+from copy import deepcopy
+from typing import Any
+
+_HOP: dict[str, Any] = {
+    "peer": "region-sgp",
+    "state": "connected",
+    "initiations": 2,
+    "handshakes": 1,
+    "rtt_ms": 101.25,
+    "min_rtt_ms": 100.0,
+    "jitter_ms": 0.5,
+    "loss_ratio": {"send": 0.302, "receive": 0.297},
+    "source_packets": 30000,
+    "repair_packets": 22000,
+    "recovered_packets": 9000,
+    "unrecovered_packets": 1,
+    "overhead_ratio": 0.731,
+    "proactive_ratio": 0.6,
+    "added_delay_ms": {"p50": 12.0, "p99": 161.0},
+    "target_bitrate": 8_000_000,
+    "mtu": 1472,
+    "paths": [
+        {
+            "id": 0,
+            "address": "203.0.113.7:7400",
+            "rtt_ms": 101.25,
+            "loss_ratio": 0.3,
+            "sent_packets": 52000,
+            "received_packets": 4000,
+        }
+    ],
+    "drops": {"replayed": 7, "forged": 0},
+}
+
+_SILENT: dict[str, Any] = {
+    **_HOP,
+    "peer": "region-tyo",
+    "state": "connecting",
+    "initiations": 40,
+    "handshakes": 0,
+    "rtt_ms": None,
+    "min_rtt_ms": None,
+    "jitter_ms": None,
+    "loss_ratio": {"send": None, "receive": None},
+    "source_packets": 0,
+    "repair_packets": 0,
+    "recovered_packets": 0,
+    "unrecovered_packets": 0,
+    "overhead_ratio": None,
+    "proactive_ratio": None,
+    "added_delay_ms": {"p50": None, "p99": None},
+    "target_bitrate": None,
+    "mtu": None,
+    "paths": [],
+    "drops": {},
+}
+
+_STATUS: dict[str, Any] = {
+    "node": {
+        "name": "edge-sgp-1",
+        "region": "ap-southeast",
+        "version": "0.1.0",
+        "uptime_seconds": 7999.5,
+        "draining": False,
+    },
+    "streams": [
+        {
+            "name": "studio",
+            "epoch": 1,
+            "source": "ingest",
+            "latency_ms": 400,
+            "route": {
+                "chosen": "region-sgp",
+                "why": "lowest cost",
+                "candidates": [
+                    {
+                        "peer": "region-sgp",
+                        "cost_ms": 115.4,
+                        "rtt_ms": 101.25,
+                        "loss_ratio": 0.3,
+                        "state": "connected",
+                    }
+                ],
+            },
+            "tracks": [
+                {
+                    "kind": "video",
+                    "codec": "H264/90000",
+                    "payload_type": 96,
+                    "ssrc": 0x1234ABCD,
+                    "received_packets": 27000,
+                    "received_bytes": 30_000_000,
+                    "delivered_packets": 26990,
+                    "lost_packets": 4,
+                    "late_packets": 6,
+                    "duplicate_packets": 0,
+                    "bitrate_bps": 2_500_000,
+                    "egress": [
+                        {"address": "192.0.2.10:6004", "packets": 100, "bytes": 1000},
+                        {"address": "192.0.2.11:6004", "packets": 50, "bytes": 500},
+                    ],
+                },
+                {
+                    "kind": "audio",
+                    "codec": "opus/48000/2",
+                    "payload_type": 97,
+                    "ssrc": None,
+                    "received_packets": 0,
+                    "received_bytes": 0,
+                    "delivered_packets": 0,
+                    "lost_packets": 0,
+                    "late_packets": 0,
+                    "duplicate_packets": 0,
+                    "bitrate_bps": None,
+                    "egress": [],
+                },
+            ],
+        }
+    ],
+    "hops": [_HOP, _SILENT],
+    "peers": [{"name": "region-sgp", "region": "ap-southeast", "connected": True}],
+    "engine": {"received_datagrams": 56000, "pool.exhausted": 0},
+    "ready": True,
+    "reasons": [],
+}
+
+
+def sample() -> dict[str, Any]:
+    """A copy that a test may change."""
+    return deepcopy(_STATUS)

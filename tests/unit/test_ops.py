@@ -1,0 +1,210 @@
+"""The operations API, through a real HTTP server on loopback."""
+
+import asyncio
+import json
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession
+from aiohttp.test_utils import TestClient, TestServer
+
+from relay.config import Address
+from relay.web import ops
+from tests.unit.status_sample import sample
+
+
+class View:
+    """A node with the sample's status."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self.drained: list[float | None] = []
+        self.content = sample()
+
+    def ready(self) -> list[str]:
+        return self.reasons
+
+    def status(self) -> dict[str, Any]:
+        return self.content
+
+    def streams(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.content["streams"]
+        return found
+
+    def stream(self, name: str) -> dict[str, Any] | None:
+        return next((s for s in self.streams() if s["name"] == name), None)
+
+    def hops(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.content["hops"]
+        return found
+
+    def peers(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.content["peers"]
+        return found
+
+    def sdp(self, name: str, host: str, port: int) -> str | None:
+        return f"v=0 {host} {port}" if name == "studio" else None
+
+    async def drain(self, timeout_seconds: float | None) -> None:
+        self.drained.append(timeout_seconds)
+
+
+Call = Callable[..., Awaitable[tuple[int, str, Any]]]
+
+
+def served(test: Callable[[Call, View], Awaitable[None]]) -> None:
+    """Runs `test` with a function that makes a request and returns status, content type and content."""
+
+    async def run() -> None:
+        view = View()
+        async with TestClient(TestServer(ops.application(view))) as client:
+
+            async def call(method: str, path: str, **more: Any) -> tuple[int, str, Any]:
+                async with client.request(method, path, **more) as answer:
+                    text = await answer.text()
+                    kind = answer.content_type
+                    return answer.status, kind, json.loads(text) if kind == "application/json" else text
+
+            await test(call, view)
+
+    asyncio.run(run())
+
+
+def test_health_and_readiness() -> None:
+    async def test(call: Call, view: View) -> None:
+        assert await call("GET", "/healthz") == (200, "text/plain", "ok")
+        assert await call("GET", "/readyz") == (200, "application/json", {"ready": True, "reasons": []})
+        view.reasons = ["no hop is connected"]
+        answer = {"ready": False, "reasons": ["no hop is connected"]}
+        assert await call("GET", "/readyz") == (503, "application/json", answer)
+        assert (await call("GET", "/healthz"))[0] == 200
+
+    served(test)
+
+
+def test_what_can_be_read() -> None:
+    async def test(call: Call, view: View) -> None:
+        whole = sample()
+        for path, content in {
+            "/v1/status": whole,
+            "/v1/streams": whole["streams"],
+            "/v1/streams/studio": whole["streams"][0],
+            "/v1/hops": whole["hops"],
+            "/v1/peers": whole["peers"],
+        }.items():
+            assert await call("GET", path) == (200, "application/json", content)
+        status, kind, text = await call("GET", "/metrics")
+        assert (status, kind) == (200, "text/plain") and "# HELP relay_node_uptime_seconds" in text
+
+    served(test)
+
+
+def test_sdp() -> None:
+    async def test(call: Call, view: View) -> None:
+        path = "/v1/streams/studio.sdp"
+        assert await call("GET", f"{path}?host=192.0.2.1&port=6004") == (
+            200,
+            "application/sdp",
+            "v=0 192.0.2.1 6004",
+        )
+        assert (await call("GET", f"{path}?host=fe80::1%25eth0&port=6004"))[2] == "v=0 fe80::1%eth0 6004"
+        for bad in ("", "?host=h", "?port=1", "?host=h&port=0", "?host=h&port=65535", "?host=h&port=x"):
+            status, _, answer = await call("GET", path + bad)
+            assert status == 400 and "must be" in answer["error"]
+        for host in ("a%0d%0ab", "fe80::1%25a%0d%0ab", "a%20b", "", "x" * 300):
+            assert (await call("GET", f"{path}?host={host}&port=6004"))[0] == 400
+        status, _, answer = await call("GET", "/v1/streams/other.sdp?host=h&port=6004")
+        assert status == 404 and "no stream is called 'other'" in answer["error"]
+
+    served(test)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "sentence"),
+    [
+        ("GET", "/", 404, "nothing is at /"),
+        ("GET", "/v1/streams/none", 404, "GET /v1/streams lists them"),
+        ("GET", "/v1/streams/a/b", 404, "nothing is at"),
+        ("GET", "/v1/drain", 405, "does not take GET"),
+        ("POST", "/v1/status", 405, "does not take POST"),
+    ],
+)
+def test_errors_are_json(method: str, path: str, status: int, sentence: str) -> None:
+    async def test(call: Call, view: View) -> None:
+        found, kind, answer = await call(method, path)
+        assert (found, kind) == (status, "application/json")
+        assert answer.keys() == {"error"} and sentence in answer["error"]
+
+    served(test)
+
+
+@pytest.mark.parametrize(
+    ("body", "timeout"),
+    [(b"", None), (b"{}", None), (b'{"timeout_seconds": 30}', 30.0), (b'{"timeout_seconds": null}', None)],
+)
+def test_drain(body: bytes, timeout: float | None) -> None:
+    async def test(call: Call, view: View) -> None:
+        answer = {"draining": True, "timeout_seconds": timeout}
+        assert await call("POST", "/v1/drain", data=body) == (202, "application/json", answer)
+        assert view.drained == [timeout]
+
+    served(test)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"x", b"[]", b"3", b"\xff", b"[" * 4000),
+        *(b'{"timeout": 3}', b'{"timeout_seconds": "3"}', b'{"timeout_seconds": true}'),
+        *(b'{"timeout_seconds": -1}', b'{"timeout_seconds": NaN}', b'{"timeout_seconds": 1e999}'),
+    ],
+)
+def test_drain_refuses_what_it_cannot_mean(body: bytes) -> None:
+    async def test(call: Call, view: View) -> None:
+        status, _, answer = await call("POST", "/v1/drain", data=body)
+        assert status == 400 and "timeout_seconds" in answer["error"]
+        assert view.drained == []
+
+    served(test)
+
+
+def test_drain_refuses_web_pages_and_large_bodies() -> None:
+    async def test(call: Call, view: View) -> None:
+        headers = {"Origin": "https://example.org"}
+        assert (await call("POST", "/v1/drain", headers=headers))[0] == 403
+        status, _, answer = await call("POST", "/v1/drain", data=b" " * 5000)
+        assert status == 413 and "at most 4096 bytes" in answer["error"]
+        assert view.drained == []
+
+    served(test)
+
+
+def test_a_fault_of_the_node_is_an_answer_and_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(call: Call, view: View) -> None:
+        view.content["hops"] = [{"rtt_ms": float("nan")}]
+        status, _, answer = await call("GET", "/v1/hops")
+        assert status == 500 and "its log says more" in answer["error"]
+        assert (await call("GET", "/healthz"))[0] == 200
+
+    served(test)
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == [
+        "request to /v1/hops failed"
+    ]
+
+
+def test_start_serves_and_says_when_the_port_is_taken() -> None:
+    async def test() -> None:
+        in_use = pytest.raises(OSError, match="address already in use")
+        with socket.create_server(("127.0.0.1", 0)) as taken, in_use:
+            await ops.start(View(), Address("127.0.0.1", taken.getsockname()[1]))
+        runner = await ops.start(View(), Address("127.0.0.1", 0))
+        try:
+            host, port = runner.addresses[0][:2]
+            async with ClientSession() as session, session.get(f"http://{host}:{port}/healthz") as answer:
+                assert await answer.text() == "ok"
+        finally:
+            await runner.cleanup()
+
+    asyncio.run(test())

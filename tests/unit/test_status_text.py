@@ -1,0 +1,60 @@
+"""What `relay status` prints."""
+
+from relay.web.status_text import render
+from tests.unit.status_sample import sample
+
+
+def test_the_sample() -> None:
+    assert render(sample()) == (
+        "edge-sgp-1  ap-southeast  relay 0.1.0  up 2 h 13 min  ready\n"
+        "\n"
+        "STREAM  FROM    TRACK               KBIT/S  RECEIVED  DELIVERED  LOST  LATE  TO\n"
+        "studio  ingest  video H264/90000    2500    27000     26990      4     6     "
+        "192.0.2.10:6004 192.0.2.11:6004\n"
+        "studio  ingest  audio opus/48000/2  -       0         0          0     0     -\n"
+        "\n"
+        "STREAM  ROUTE       COSTS (MS)        WHY\n"
+        "studio  region-sgp  region-sgp 115.4  lowest cost\n"
+        "\n"
+        "HOP         STATE       RTT MS  LOSS OUT IN  SOURCE  RECOVERED  UNRECOVERED  OVERHEAD  "
+        "DELAY P50 P99  ADDRESS\n"
+        "region-sgp  connected   101.2   30.2% 29.7%  30000   9000       1            0.73      "
+        "12 161         203.0.113.7:7400\n"
+        "region-tyo  connecting  -       - -          0       0          0            -         "
+        "- -            -\n"
+        "\n"
+        "HOP         DROPPED BECAUSE  PACKETS\n"
+        "region-sgp  replayed         7\n"
+        "\n"
+        "PEER        REGION        CONNECTED\n"
+        "region-sgp  ap-southeast  yes\n"
+    )
+
+
+def test_a_node_that_has_nothing_yet() -> None:
+    status = sample()
+    status |= {"streams": [], "hops": [], "peers": [], "ready": False, "reasons": ["no stream is configured"]}
+    status["node"]["uptime_seconds"] = 3.2
+    assert render(status) == (
+        "edge-sgp-1  ap-southeast  relay 0.1.0  up 3 s  not ready\n  no stream is configured\n\nno streams\n"
+    )
+
+
+def test_draining_shows_before_readiness() -> None:
+    status = sample()
+    status["node"] |= {"draining": True, "uptime_seconds": 200_000}
+    assert render(status).splitlines()[0].endswith("up 2 d 7 h  draining")
+
+
+def test_a_stream_without_a_source_or_a_route() -> None:
+    status = sample()
+    status["streams"][0] |= {"source": None, "route": {"chosen": None, "why": "no peer", "candidates": []}}
+    text = render(status)
+    assert "studio  none  video" in text and "ROUTE" not in text
+
+
+def test_names_of_other_nodes_cannot_drive_the_terminal() -> None:
+    status = sample()
+    status["hops"][0]["peer"] = "\x1b]0;x\x07\r"
+    text = render(status)
+    assert "?]0;x??" in text and text.replace("\n", "").isprintable()
