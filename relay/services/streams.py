@@ -97,7 +97,7 @@ class Streams:
         self._egress_ports: dict[str, int] = {}
         self._destinations: dict[str, tuple[RtpDestination, ...]] = {}
         self._last_alias = 0
-        self._tick_ns = 0
+        self._tick_ns: int | None = None
 
     def attach(self, hops: Hops) -> None:
         self._hops = hops
@@ -221,11 +221,11 @@ class Streams:
 
     def poll(self, now_ns: int) -> int:
         """Look at routes and rates once a second; returns the next deadline in ns."""
-        if now_ns >= self._tick_ns + TICK_NS or not self._tick_ns:
-            elapsed = (now_ns - self._tick_ns) * 1e-9
+        if self._tick_ns is None or now_ns >= self._tick_ns + TICK_NS:
+            elapsed = TICK_NS if self._tick_ns is None else now_ns - self._tick_ns
             self._tick_ns = now_ns
             for stream in self.streams.values():
-                self._measure(stream, elapsed)
+                self._measure(stream, elapsed * 1e-9)
                 if stream.enters_here:
                     self._route(now_ns, stream)
         return self._tick_ns + TICK_NS
