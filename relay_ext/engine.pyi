@@ -38,7 +38,7 @@ class Engine:
         """Lets the plane receive and send on a bound UDP socket under the number `port` (0 to 4095).
 
         The engine works on a duplicate: the caller may close its own. Buffers of 4 MB and UDP_GRO are set on
-        it; `probe_mtu` sets IP_PMTUDISC_PROBE (never fragment, heed no ICMP; RFC 8899). Raises ValueError for
+        it; commands given to the plane before take effect before. `probe_mtu` sets IP_PMTUDISC_PROBE (never fragment, heed no ICMP; RFC 8899). Raises ValueError for
         a number in use or a socket of another kind, OSError as the system says.
         """
     def remove_port(self, port: int) -> None:
@@ -52,5 +52,5 @@ class Engine:
         What was refused is counted in datagrams, by reason: `rx_truncated` (longer than a buffer),
         `rx_oversized` (longer than a slab), `rx_kernel_drops` (the socket's buffer was full),
         `tx_would_block`, `tx_unreachable`, `tx_forbidden`, `tx_refused`, `tx_too_long`, `tx_no_buffers`,
-        `tx_no_port`, `tx_wrong_family`, `tx_other_errors`, `tx_queue_full`.
+        `tx_no_port`, `tx_wrong_family`, `tx_other_errors`.
         """

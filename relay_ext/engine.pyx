@@ -39,7 +39,7 @@ from relay_ext.udp import NAMES
 cdef enum:
     WAKE = 0xFFFFFFFF     # epoll's name for the eventfd that Python writes to
     EPOLL_BATCH = 64
-    COMMANDS_A_TURN = 256
+    COMMANDS_A_TURN = 1024      # as many as the plane's queue holds: a change of ports comes after them
     RATE_WINDOW = 10000000      # ns over which the load is judged
     BUSY_DATAGRAMS = 100        # datagrams in that window (10,000/s) from which on the thread gathers
     TIMER_SLACK = 1000          # ns; the kernel's default of 50 us would show in pacing
@@ -199,9 +199,9 @@ cdef void run(engine *e) noexcept nogil:
             e.error = errno
             return
         e.io.counters[WAKEUPS] += 1
+        heed_python(e, monotonic_ns())
         receive_ready(e, events, n)
         now = monotonic_ns()
-        heed_python(e, now)
         deadline = plane_poll(e.p, now)
         udp_flush(e.io, e.p)
         judge_load(e, now)
@@ -406,7 +406,6 @@ cdef class Engine:
         cdef int i
         result = {NAMES[i]: self.e.io.counters[i] for i in range(UDP_COUNTERS)}
         result["rx_kernel_drops"] = self.old_drops + sum(map(kernel_drops, list(self.sockets.values())))
-        result["tx_queue_full"] = self.e.p.tx.overflow
         return result
 
 
