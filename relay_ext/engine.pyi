@@ -1,6 +1,6 @@
 import socket
 
-from relay_ext.plane import Plane
+from relay_ext.control import Plane
 
 class Engine:
     """The thread that runs a Plane on UDP sockets. It is started once; `stop` ends it and releases what it

@@ -12,15 +12,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from relay.errors import RelayError
+from relay_ext.control import Plane
 from relay_ext.engine import Engine
-from relay_ext.plane import Plane
 
-Event = tuple[Any, ...]
+Event = tuple[Any, ...]  # as Plane.drain_events gives them
+Address = tuple[str, int]  # host (an IP address, or a name of this machine) and UDP port
 
 IPV6_MISSING = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
-class PortError(OSError):
+class PortError(RelayError, OSError):
     """A UDP port could not be had; the message is a sentence that says which and what to do."""
 
 
@@ -58,14 +60,14 @@ class EngineService:
         self.engine.stop()
         self._handle_events()
 
-    def open_port(self, number: int, host: str, port: int, *, probe_mtu: bool = False) -> tuple[str, int]:
-        """Gives the plane, as its port `number`, a socket bound to `host` and `port`; what it is bound to.
+    def open_port(self, number: int, address: Address, *, probe_mtu: bool = False) -> Address:
+        """Gives the plane, as its port `number`, a socket bound to `address`; returns what it is bound to.
 
         Raises PortError (see `open_udp`), and ValueError when the number is taken.
         """
-        with open_udp(host, port) as sock:
+        with open_udp(address) as sock:
             self.engine.add_port(number, sock, probe_mtu=probe_mtu)
-            bound: tuple[str, int] = sock.getsockname()[:2]
+            bound: Address = sock.getsockname()[:2]
             return bound
 
     def close_port(self, number: int) -> None:
@@ -95,17 +97,18 @@ class EngineService:
                 self._loop.call_exception_handler({"message": message, "exception": error})
 
 
-def open_udp(host: str, port: int, *, reuse: bool = False) -> socket.socket:
-    """A UDP socket bound to `host` (an IP address or a name of this machine) and `port`; 0 takes a free one.
+def open_udp(address: Address, *, reuse: bool = False) -> socket.socket:
+    """A UDP socket bound to `address`; port 0 takes a free one.
 
-    "::" takes IPv4 as well, and becomes "0.0.0.0" where the kernel has no IPv6. `reuse` lets several sockets
+    Host "::" takes IPv4 as well, and becomes "0.0.0.0" where the kernel has no IPv6. `reuse` lets several sockets
     of this user share the port (SO_REUSEPORT). Raises PortError.
     """
+    host, port = address
     try:
         return _bind(host, port, reuse)
     except OSError as error:
         if host == "::" and error.errno in IPV6_MISSING:
-            return open_udp("0.0.0.0", port, reuse=reuse)
+            return open_udp(("0.0.0.0", port), reuse=reuse)
         raise PortError(_sentence(host, port, error)) from error
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from relay.services.engine import EngineService, PortError, open_udp
+from relay_ext.control import EVENT_SOURCE, PORT_EGRESS, PORT_RTP, Plane
 from relay_ext.engine import Engine
-from relay_ext.plane import EVENT_SOURCE, PORT_EGRESS, PORT_RTP, Plane
 
 KEY = bytes(32)
 PAYLOAD_TYPE = 96
@@ -217,7 +217,7 @@ def test_ports_are_checked() -> None:
 
 
 def test_mtu_probing_sets_the_option_of_both_families() -> None:
-    with bench(socket.AF_INET6) as b, open_udp("::", 0) as sock:
+    with bench(socket.AF_INET6) as b, open_udp(("::", 0)) as sock:
         b.engine.add_port(1, sock, probe_mtu=True)
         assert sock.getsockopt(socket.IPPROTO_IPV6, 23) == 3
         assert sock.getsockopt(socket.IPPROTO_IP, 10) == 3
@@ -351,7 +351,7 @@ def test_events_reach_the_event_loop_even_when_the_handler_fails() -> None:
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(on_error)
         running = EngineService(plane, on_event, pytest.fail)
-        address = running.open_port(1, "127.0.0.1", 0)
+        address = running.open_port(1, ("127.0.0.1", 0))
         running.start()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.sendto(rtp(0), address)
@@ -397,7 +397,7 @@ def test_the_death_of_the_thread_is_told() -> None:
 
 
 def test_open_udp_serves_both_families() -> None:
-    with open_udp("::", 0) as sock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+    with open_udp(("::", 0)) as sock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sock.settimeout(WAIT)
         sender.sendto(b"over IPv4", ("127.0.0.1", sock.getsockname()[1]))
         assert sock.recv(100) == b"over IPv4"
@@ -405,20 +405,20 @@ def test_open_udp_serves_both_families() -> None:
 
 def test_open_udp_shares_a_port_when_asked() -> None:
     with ExitStack() as stack:
-        one = stack.enter_context(open_udp("127.0.0.1", 0, reuse=True))
-        two = stack.enter_context(open_udp("127.0.0.1", one.getsockname()[1], reuse=True))
+        one = stack.enter_context(open_udp(("127.0.0.1", 0), reuse=True))
+        two = stack.enter_context(open_udp(one.getsockname(), reuse=True))
         assert one.getsockname() == two.getsockname()
 
 
 def test_open_udp_says_what_is_wrong() -> None:
-    with open_udp("::1", 0) as taken:
+    with open_udp(("::1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(PortError, match=rf"\[::1\]:{port}: UDP port {port} is in use; stop the other"):
-            open_udp("::1", port)
+            open_udp(("::1", port))
     with pytest.raises(PortError, match="this machine does not have that address"):
-        open_udp("192.0.2.1", 0)
+        open_udp(("192.0.2.1", 0))
     with pytest.raises(PortError, match=r"cannot listen on no host:5004: .*give an address of this machine"):
-        open_udp("no host", 5004)
+        open_udp(("no host", 5004))
 
 
 def test_open_udp_goes_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,5 +430,5 @@ def test_open_udp_goes_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(family, kind)
 
     monkeypatch.setattr(socket, "socket", without_ipv6)
-    with open_udp("::", 0) as sock:
+    with open_udp(("::", 0)) as sock:
         assert sock.getsockname()[0] == "0.0.0.0"

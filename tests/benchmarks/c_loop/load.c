@@ -1,0 +1,159 @@
+/* Video-like load for a forwarder, and its receivers.
+ *
+ *     load TO_PORT STREAMS RATE SECONDS BURST RECEIVE_PORT FAN
+ *
+ * STREAMS streams of RTP in packets of 1200 bytes go to 127.0.0.1:TO_PORT ..., RATE packets/s in all, in bursts of BURST
+ * packets of one stream, the streams taking turns. Receives on RECEIVE_PORT ... (STREAMS * FAN ports). Each packet
+ * carries the time at which it was sent; the kernel stamps its arrival. Prints "ready", begins when a line comes in,
+ * ends when all has come or nothing more comes, and prints one line of JSON.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { BYTES = 1200, BATCH = 64, BUFFER = 2048, HEADER = 12, QUIET_MS = 300 };
+
+static int to_port, streams, rate, seconds, burst, receive_port, fan;
+static uint64_t expected, received;
+static uint32_t *delays; /* ns */
+
+static int64_t now_ns(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+static void *receive(void *unused)
+{
+    static unsigned char data[BATCH][BUFFER];
+    static uint64_t control[BATCH][8];
+    struct mmsghdr m[BATCH] = {0};
+    struct iovec iov[BATCH];
+    struct epoll_event events[64];
+    int epoll = epoll_create1(0), n, size = 4 << 20, on = 1;
+    (void)unused;
+    for (int i = 0; i < streams * fan; i++) {
+        int fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+        struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
+        struct sockaddr_in name = {.sin_family = AF_INET,
+                                   .sin_port = htons((uint16_t)(receive_port + i)),
+                                   .sin_addr = {htonl(INADDR_LOOPBACK)}};
+        if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size) < 0)
+            setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
+        setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on);
+        if (bind(fd, (struct sockaddr *)&name, sizeof name) < 0) {
+            perror("bind");
+            exit(1);
+        }
+        epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
+    }
+    puts("ready");
+    fflush(stdout);
+    while ((n = epoll_wait(epoll, events, 64, received ? QUIET_MS : 10000)) > 0) {
+        for (int e = 0; e < n; e++) {
+            for (int i = 0; i < BATCH; i++) {
+                iov[i] = (struct iovec){data[i], BUFFER};
+                m[i].msg_hdr = (struct msghdr){.msg_iov = &iov[i], .msg_iovlen = 1,
+                                               .msg_control = control[i], .msg_controllen = sizeof control[i]};
+            }
+            int got = recvmmsg(events[e].data.fd, m, BATCH, 0, NULL);
+            for (int i = 0; i < got; i++) {
+                struct cmsghdr *c = CMSG_FIRSTHDR(&m[i].msg_hdr);
+                struct timespec t;
+                int64_t sent;
+                if (c == NULL || (int)m[i].msg_len != BYTES || received == expected)
+                    continue;
+                memcpy(&t, CMSG_DATA(c), sizeof t);
+                memcpy(&sent, data[i] + HEADER, sizeof sent);
+                delays[received++] = (uint32_t)(t.tv_sec * 1000000000LL + t.tv_nsec - sent);
+            }
+        }
+        if (received == expected)
+            break;
+    }
+    return NULL;
+}
+
+static void send_burst(int fd, int stream, uint16_t *seq, uint32_t number)
+{
+    unsigned char p[BYTES] = {0};
+    uint32_t timestamp = htonl(number * 90), ssrc = htonl((uint32_t)stream + 1);
+    struct sockaddr_in name = {.sin_family = AF_INET,
+                               .sin_port = htons((uint16_t)(to_port + stream)),
+                               .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    for (int i = 0; i < burst; i++) {
+        uint16_t be_seq = htons((*seq)++);
+        int64_t now = now_ns(CLOCK_REALTIME);
+        p[0] = 0x80;
+        p[1] = (unsigned char)(96 | (i == burst - 1) << 7);
+        memcpy(p + 2, &be_seq, 2);
+        memcpy(p + 4, &timestamp, 4);
+        memcpy(p + 8, &ssrc, 4);
+        memcpy(p + HEADER, &now, sizeof now);
+        sendto(fd, p, BYTES, 0, (struct sockaddr *)&name, sizeof name);
+    }
+}
+
+static int ascending(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+static double quantile_us(double q)
+{
+    return received ? delays[(uint64_t)(q * (double)(received - 1))] / 1000.0 : 0;
+}
+
+int main(int argc, char **argv)
+{
+    pthread_t receiver;
+    if (argc != 8)
+        return 2;
+    to_port = atoi(argv[1]);
+    streams = atoi(argv[2]);
+    rate = atoi(argv[3]);
+    seconds = atoi(argv[4]);
+    burst = atoi(argv[5]);
+    receive_port = atoi(argv[6]);
+    fan = atoi(argv[7]);
+    if (streams < 1 || burst < 1 || rate < burst || fan < 1)
+        return 2;
+    int64_t bursts = (int64_t)rate * seconds / burst;
+    uint64_t sent = (uint64_t)bursts * (uint64_t)burst;
+    expected = sent * (uint64_t)fan;
+    delays = malloc(expected * sizeof *delays);
+    uint16_t *seq = calloc((size_t)streams, sizeof *seq);
+    int *fds = malloc((size_t)streams * sizeof *fds);
+    for (int i = 0; i < streams; i++)
+        fds[i] = socket(AF_INET, SOCK_DGRAM, 0);
+    prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0);
+    pthread_create(&receiver, NULL, receive, NULL);
+    getchar();
+    int64_t start = now_ns(CLOCK_MONOTONIC);
+    for (int64_t i = 0; i < bursts; i++) {
+        int64_t due = start + i * 1000000000LL * burst / rate;
+        struct timespec t = {.tv_sec = due / 1000000000LL, .tv_nsec = due % 1000000000LL};
+        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
+        int stream = (int)(i % streams);
+        send_burst(fds[stream], stream, &seq[stream], (uint32_t)(i / streams));
+    }
+    double took = (double)(now_ns(CLOCK_MONOTONIC) - start) / 1e9;
+    pthread_join(receiver, NULL);
+    qsort(delays, received, sizeof *delays, ascending);
+    printf("{\"sent\": %lu, \"expected\": %lu, \"received\": %lu, \"seconds\": %.3f, \"delay_us\": "
+           "{\"p50\": %.1f, \"p99\": %.1f, \"p99.9\": %.1f, \"max\": %.1f}}\n",
+           sent, expected, received, took, quantile_us(0.5), quantile_us(0.99), quantile_us(0.999), quantile_us(1));
+    return 0;
+}
