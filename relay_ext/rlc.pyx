@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False
-# (per-ESI arrays are indexed by ESI & mask, rows by numbers below `rows`, regions by lengths checked on entry)
+# (per-ESI arrays are indexed by ESI & mask, rows by numbers below `rows`, regions by checked lengths)
 """The decoder of the sliding-window random linear code (RFC 8681); rlc.pxd is the interface.
 
 The equations are kept in reduced row echelon form over the unknown symbols, ordered by ESI: the pivot of a
