@@ -22,7 +22,8 @@
 #define T1(c) ((((c) << 1) & 0xFF) ^ OVER(c, 7, 0x1D))
 #define T2(c) ((((c) << 2) & 0xFF) ^ OVER(c, 6, 0x1D) ^ OVER(c, 7, 0x3A))
 #define T3(c) ((((c) << 3) & 0xFF) ^ OVER(c, 5, 0x1D) ^ OVER(c, 6, 0x3A) ^ OVER(c, 7, 0x74))
-#define T4(c) ((((c) << 4) & 0xFF) ^ OVER(c, 4, 0x1D) ^ OVER(c, 5, 0x3A) ^ OVER(c, 6, 0x74) ^ OVER(c, 7, 0xE8))
+#define T4(c)                                                                                                \
+    ((((c) << 4) & 0xFF) ^ OVER(c, 4, 0x1D) ^ OVER(c, 5, 0x3A) ^ OVER(c, 6, 0x74) ^ OVER(c, 7, 0xE8))
 #define T5(c)                                                                                                \
     ((((c) << 5) & 0xFF) ^ OVER(c, 3, 0x1D) ^ OVER(c, 4, 0x3A) ^ OVER(c, 5, 0x74) ^ OVER(c, 6, 0xE8) ^       \
      OVER(c, 7, 0xCD))
@@ -70,8 +71,8 @@ uint8_t gf256_inverse(uint8_t a) {
  * functions _load, _store, _xor, _factor_of(c) and _times(factor, vec). The body does n sources (a
  * compile-time constant), added to dst or in its place; regions shorter than a vector go to the NARROWER one.
  *
- * The last vector overlaps the one before it. It is computed first, from what dst and src hold then, and stored
- * last, so the overlap is written twice with the same bytes, also where dst is src. */
+ * The last vector overlaps the one before it. It is computed first, from what dst and src hold then, and
+ * stored last, so the overlap is written twice with the same bytes, also where dst is src. */
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 #define KERNEL(ISA, TARGET, NARROWER)                                                                        \
