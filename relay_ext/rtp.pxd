@@ -1,7 +1,7 @@
 # RTP and RTCP (RFC 3550): parsing, header rewriting for egress, sequence unwrapping for ingest.
 #
 # Reading functions never look past `n`. Rewriting and building trust their arguments: the packet was parsed.
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 # ---- parsing ---------------------------------------------------------------------------------
 
@@ -16,7 +16,6 @@ cdef enum:                # why a packet is refused
     RTP_CSRC = 4          # more CSRCs than bytes
     RTP_EXTENSION = 5     # extension longer than the packet
     RTP_PADDING = 6       # padding of 0 bytes, or more than there are
-    RTP_REASONS = 7
 
 ctypedef struct rtp_header:
     uint8_t payload_type
@@ -42,7 +41,6 @@ cdef enum:                # why a compound RTCP packet is refused
     RTCP_LENGTH = 4       # a length past the end
     RTCP_COUNT = 5        # more blocks than the length holds
     RTCP_PADDING = 6      # on a packet that is not the last, or of an impossible size
-    RTCP_REASONS = 7
 
 ctypedef struct rtcp_sr:
     uint32_t ssrc
@@ -54,11 +52,12 @@ ctypedef struct rtcp_sr:
 cdef enum:
     RTCP_SR_MAX = 296     # bytes: sender report and SDES with a CNAME of 255
 
-# RTCP_OK or a reason. The first sender report is in `sr`; without one only sr.ssrc is set, to the first packet's
-# SSRC. Packets need not begin with a report (RFC 5506). A refused packet leaves has_sr and bye false.
+# RTCP_OK or a reason. The first sender report is in `sr`; without one only sr.ssrc is set, to the first
+# packet's SSRC. A compound need not begin with a report (RFC 5506). Refused: has_sr and bye are false.
 cdef int rtcp_parse(const uint8_t *p, size_t n, rtcp_sr *sr, bint *has_sr, bint *bye) noexcept nogil
 # Bytes written, at most RTCP_SR_MAX; 0 if the CNAME is longer than 255.
-cdef size_t rtcp_build_sr(uint8_t *out, const rtcp_sr *sr, const uint8_t *cname, size_t cname_len) noexcept nogil
+cdef size_t rtcp_build_sr(uint8_t *out, const rtcp_sr *sr, const uint8_t *cname,
+                          size_t cname_len) noexcept nogil
 
 # ---- rewriting for one egress ----------------------------------------------------------------
 
@@ -76,15 +75,15 @@ ctypedef struct rtp_rewrite:
     uint32_t switch_seq            # origin sequence of the first packet seen of the current source
     bint started
     bint previous_known
-    uint32_t last_timestamp        # out, of the packet latest by origin time
-    int64_t last_origin_ns
+    uint32_t last_timestamp        # the highest that the current source was sent with
+    int64_t last_origin_ns         # origin time of the packet that had it
 
 # The first source's timestamps are sent plus `timestamp_offset`.
 cdef void rtp_rewrite_init(rtp_rewrite *w, uint32_t out_ssrc, uint8_t payload_type, uint16_t seq_offset,
                            uint32_t timestamp_offset) noexcept nogil
 # Writes the fixed header; whatever follows it in `packet` goes out unchanged.
-cdef void rtp_rewrite_apply(rtp_rewrite *w, const uint8_t *packet, uint32_t origin_seq, int64_t origin_time_ns,
-                            uint32_t clock_rate, uint8_t *out12) noexcept nogil
+cdef void rtp_rewrite_apply(rtp_rewrite *w, const uint8_t *packet, uint32_t origin_seq,
+                            int64_t origin_time_ns, uint32_t clock_rate, uint8_t *out12) noexcept nogil
 # Where a timestamp of the current source lies in what is sent, for sender reports.
 cdef uint32_t rtp_rewrite_timestamp(const rtp_rewrite *w, uint32_t source_timestamp) noexcept nogil
 

@@ -1,7 +1,7 @@
 # Everything cryptographic of the packet plane: datagram protection, replay windows, the handshake gate.
 #
-# A key or a gate is used by one thread at a time. Functions that return int answer 0, or -1 on failure, unless
-# they say otherwise.
+# A key or a gate is used by one thread at a time. Functions that return int answer 0, or -1 on failure,
+# unless they say otherwise.
 from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -27,8 +27,8 @@ cdef int seal_update(seal_key *k, const uint8_t *src, size_t n, uint8_t *dst) no
 cdef int seal_end(seal_key *k, uint8_t *tag) noexcept nogil
 
 # The plaintext's length, or -1: not authentic, and `dst` (which may be `src`) then holds rubbish.
-cdef int seal_open(seal_key *k, uint64_t counter, const uint8_t *header, const uint8_t *src, size_t n_with_tag,
-                   uint8_t *dst) noexcept nogil
+cdef int seal_open(seal_key *k, uint64_t counter, const uint8_t *header, const uint8_t *src,
+                   size_t n_with_tag, uint8_t *dst) noexcept nogil
 
 # ---- replay window (RFC 6479) ----------------------------------------------------------------
 
@@ -80,7 +80,8 @@ cdef struct gate
 
 cdef gate *gate_new(const uint8_t *local_public_key) noexcept nogil  # NULL: failed
 cdef void gate_free(gate *g) noexcept nogil  # cleanses; NULL is allowed
-# The new cookie secret; the one before it stays valid until the next call. Until the first, load means GATE_DROP.
+# The new cookie secret; the one before it stays valid until the next call. Until the first, load means
+# GATE_DROP.
 cdef int gate_set_secret(gate *g, const uint8_t *secret32) noexcept nogil
 # Judges an initiation or a response (types 1 and 2). `reply` has room for GATE_REPLY bytes.
 cdef int gate_check(gate *g, int64_t now_ns, const uint8_t *address18, const uint8_t *datagram, size_t n,

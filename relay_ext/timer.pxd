@@ -1,8 +1,9 @@
 # A hashed timing wheel: 512 slots of 1 ms; later deadlines go round again.
 #
-# Nodes belong to whoever embeds them, zeroed before their first use, and must be cancelled before their memory
-# goes away. Nothing allocates. Times are nanoseconds of one monotonic clock and never negative.
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+# Nodes belong to whoever embeds them, zeroed before their first use, and are cancelled before their memory
+# goes away; a wheel stays where it was initialised. Nothing allocates. Times are nanoseconds of one monotonic
+# clock, never negative.
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     TIMER_SLOTS = 512
@@ -27,7 +28,8 @@ ctypedef struct timer_wheel:
     timer_node *slots[512]
 
 cdef void timer_wheel_init(timer_wheel *w, int64_t now_ns) noexcept nogil
-cdef void timer_schedule(timer_wheel *w, timer_node *node, int64_t deadline_ns) noexcept nogil  # anew, if armed
+# Arms the node, or moves it if it is armed.
+cdef void timer_schedule(timer_wheel *w, timer_node *node, int64_t deadline_ns) noexcept nogil
 cdef void timer_cancel(timer_wheel *w, timer_node *node) noexcept nogil  # nothing, if not armed
 # One node whose deadline is now or earlier, disarmed; NULL when there is none left.
 cdef timer_node *timer_expire(timer_wheel *w, int64_t now_ns) noexcept nogil
