@@ -357,7 +357,7 @@ class Session:
         if not self._dialer.active:
             self._dialer.start(now_ns)
         here = (self.address,) if current and self.address else ()
-        initiation = self._dialer.poll(now_ns, self._rtt(), (*here, *self.peer.addresses))
+        initiation = self._dialer.poll(now_ns, self._rtt_ns or 0, (*here, *self.peer.addresses))
         if initiation:
             self._actions.append(initiation)
 
