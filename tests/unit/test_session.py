@@ -194,6 +194,21 @@ def test_short_silence_is_survived_on_the_old_keys():
     assert not p.up._dialer.active
 
 
+def test_what_was_heard_may_be_reported_late():
+    p = pair(8)
+    connect(p)
+    p.world.run(10 * SECOND)
+    heard = p.world.now_ns
+    p.world.blocked = lambda *_: True
+    p.world.run(heard + 14 * SECOND)
+    p.edge.do(p.up, p.up.heard(heard + 2 * SECOND))
+    assert p.up.deadline() > p.world.now_ns
+    p.world.run(heard + 16 * SECOND)
+    assert (p.up.state, p.down.state) == ("connected", "silent")
+    p.world.run(heard + 18 * SECOND)
+    assert p.up.state == "silent"
+
+
 def test_address_change_is_challenged_before_anything_else_goes_there():
     for seed in range(50):
         p = pair(seed, loss=0.3)
