@@ -22,8 +22,8 @@ class SendHandshake:
 
 @dataclass(frozen=True, slots=True)
 class InstallKeys:
-    """Accept datagrams whose receiver index is `local_index`. Sending on these keys starts with UseKeys,
-    not before."""
+    """Accept datagrams whose receiver index is `local_index`, and report the first authentic one of them
+    with `Session.confirmed`. Sending on these keys starts with UseKeys, not before."""
 
     path: int
     generation: int
@@ -35,14 +35,10 @@ class InstallKeys:
     send_key: bytes = field(repr=False)
     receive_key: bytes = field(repr=False)
     cipher: int
-    confirmed: bool
-    """False: nothing authentic has arrived under these keys. The first such datagram is reported by
-    `Session.confirmed`."""
     peer_instance: int
-    """The peer's process. The receive windows and ESIs belong to one instance: when the first authentic
-    datagram under keys with
-    another instance and a higher generation arrives, the packet plane resets them, before it handles that
-    datagram."""
+    """The peer's process. Receive windows and ESIs belong to one instance: when the first authentic datagram
+    arrives under keys with another instance and a higher generation, the packet plane resets them before it
+    handles that datagram."""
     address: Address
     """The peer's address in this handshake."""
 

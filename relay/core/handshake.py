@@ -1,11 +1,12 @@
 """One handshake, in WireGuard's manner: Noise_IK inside datagrams with MAC1 and MAC2. Pure functions;
 dialer.py and session.py have the timers.
 
-    initiator                                   responder
-    initiate          --- initiation --->       identify (who calls?), Caller.hello
-    finish            <--- response  ----       respond
-    both now hold TransportKeys; the responder sends under them only after something authentic has arrived
-    under them
+    initiator                             responder
+    initiate    --- initiation --->       identify (who calls?), Caller.hello
+    finish      <--- response  ----       respond
+
+Both now hold TransportKeys; the responder sends under them only after something authentic has arrived under
+them.
 
 The MACs of datagrams that arrive are checked in the packet plane; here they are made, and cookies are
 opened.

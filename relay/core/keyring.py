@@ -1,9 +1,10 @@
 """The keys of one path: which exist, which are sent on, when they end.
 
-pending    as responder, at most HALF_OPEN_MAX: installed, nothing authentic has arrived under them; a
-replayed initiation gets this far current    sent on
-previous   received on until they are REJECT old or replaced: for what is on its way, and while the
-peer has not switched
+pending    as responder, at most HALF_OPEN_MAX: installed, nothing authentic has arrived under them.
+           A replayed initiation gets this far and no further.
+current    sent on
+previous   received on until they are REJECT old or replaced: for what is on its way, and while the peer
+           has not switched
 """
 
 from collections import deque
@@ -69,7 +70,6 @@ class Keyring:
                 send_key=transport.send,
                 receive_key=transport.receive,
                 cipher=transport.cipher,
-                confirmed=keys.initiator,
                 peer_instance=keys.hello.instance,
                 address=keys.address,
             )

@@ -91,6 +91,7 @@ class Session:
         self._pmtu: PathMtu | None = None
         self._peer_number = 0
         self._rtt_ns: int | None = None
+        self._now_ns = 0
         self._heard_ns = 0
         self._keepalive_ns = 0
         self._confirm_ns = 0
@@ -128,6 +129,7 @@ class Session:
 
     def poll(self, now_ns: int) -> list[Action]:
         """Time has passed. Every other event ends with this, so that one place decides what is due."""
+        self._now_ns = now_ns
         self._expire(now_ns)
         self._dial(now_ns)
         current = self._ring.current
@@ -195,11 +197,11 @@ class Session:
         self._confirm(now_ns, local_index)
         return self.poll(now_ns)
 
-    def heard(self, now_ns: int) -> list[Action]:
-        """Something authentic arrived at `now_ns`. A summary now and then is enough, so long as it is
-        fresher than SUSPECT."""
-        self._hear(now_ns)
-        return self.poll(now_ns)
+    def heard(self, heard_ns: int) -> list[Action]:
+        """Something authentic last arrived at `heard_ns`, which may have passed. A summary now and then is
+        enough, so long as it is fresher than SUSPECT."""
+        self._heard_ns = max(self._heard_ns, heard_ns)
+        return self.poll(max(self._now_ns, heard_ns))
 
     def rtt(self, now_ns: int, rtt_ns: int) -> list[Action]:
         """The path's smoothed RTT, as the packet plane measures it."""
@@ -207,9 +209,8 @@ class Session:
         return self.poll(now_ns)
 
     def new_address(self, now_ns: int, address: Address, size: int) -> list[Action]:
-        """An authentic datagram of `size` bytes came from an address that is not the path's. May be
-        reported for each such
-        datagram or for some of them: challenges are paid for by what was reported."""
+        """An authentic datagram of `size` bytes came from an address that is not the path's. To be reported
+        for each such datagram or for some of them: challenges are paid for by what was reported."""
         if address != self.address:
             self._challenges.saw(now_ns, address, size)
         return self.poll(now_ns)
@@ -231,8 +232,8 @@ class Session:
 
     def send_message(self, now_ns: int, message: Message) -> list[Action]:
         """Queues a control message. Raises NotConnected before the peer was first heard, ChannelFull at
-        CHANNEL_QUEUE_MAX
-        unacknowledged messages, WireError for a message that breaks the rules of wire/messages.py."""
+        CHANNEL_QUEUE_MAX unacknowledged messages, WireError for a message that breaks the rules of
+        wire/messages.py."""
         if self.peer_hello is None:
             raise NotConnected(f"{self.peer.name} has not been connected yet")
         self._channel.send(encode(message))
@@ -293,7 +294,7 @@ class Session:
         elif pending:
             self._adopt(now_ns, keys, "handshake")
             self._control(Keepalive(answer=False))  # the peer's first packet under these keys
-        self._hear(now_ns)
+        self._heard_ns = now_ns
 
     def _ours_wins(self, theirs: Keys) -> bool:
         """Simultaneous opening: of two handshakes of the same processes, both nodes use the one that the
@@ -329,11 +330,6 @@ class Session:
         self._pmtu = PathMtu(now_ns, largest_datagram(address[0]))
         self._actions.append(SetAddress(self.path, address))
 
-    def _hear(self, now_ns: int) -> None:
-        self._heard_ns = max(self._heard_ns, now_ns)
-        if self.state == "silent" and self._ring.current:
-            self._set_state("connected", "heard again")
-
     def _set_state(self, state: str, why: str, fresh: bool = False) -> None:
         if state != self.state or fresh:
             self.state = state
@@ -347,6 +343,8 @@ class Session:
             self._set_state("connecting", "keys have ended")
         elif now_ns >= self._heard_ns + hop.SILENT:
             self._set_state("silent", f"nothing heard for {hop.SILENT // hop.SECOND} s")
+        else:
+            self._set_state("connected", "heard again")
 
     def _dial(self, now_ns: int) -> None:
         current = self._ring.current
@@ -357,7 +355,7 @@ class Session:
         if not self._dialer.active:
             self._dialer.start(now_ns)
         here = (self.address,) if current and self.address else ()
-        initiation = self._dialer.poll(now_ns, self._rtt(), (*here, *self.peer.addresses))
+        initiation = self._dialer.poll(now_ns, self._rtt_ns or 0, (*here, *self.peer.addresses))
         if initiation:
             self._actions.append(initiation)
 

@@ -1,0 +1,237 @@
+"""Control messages and frames: round trips, then everything that is refused."""
+
+import time
+from dataclasses import replace
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.wire import hop
+from relay.wire.hop import (
+    Acknowledgement,
+    Hello,
+    Keepalive,
+    MtuAck,
+    MtuProbe,
+    PathChallenge,
+    PathResponse,
+    Reliable,
+    decode_frame,
+    decode_handshake,
+    decode_hello,
+    encode_frame,
+    encode_hello,
+)
+from relay.wire.messages import (
+    MESSAGE_BYTES_MAX,
+    Publish,
+    PublishOk,
+    PublishRefused,
+    Track,
+    UnknownMessage,
+    Unpublish,
+    WireError,
+    decode,
+    encode,
+)
+
+VIDEO = Track(0, "video", "H264/90000", 96, 90_000, "packetization-mode=1;sprop-parameter-sets=Z0IAKeK=,aM44")
+AUDIO = Track(1, "audio", "opus/48000/2", 97, 48_000)
+PUBLISH = Publish("studio", 7, 255, 400, (VIDEO, AUDIO))
+MESSAGES = [PUBLISH, PublishOk(65535, 0), PublishRefused(1, 2, "too many streams"), Unpublish(3, 4, "")]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
+def test_round_trip(message):
+    data = encode(message)
+    assert decode(data) == message
+    assert encode(decode(data)) == data
+
+
+names = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=64)
+tracks = st.builds(
+    Track,
+    alias=st.integers(0, 255),
+    kind=st.sampled_from(["video", "audio", "av"]),
+    codec=names,
+    payload_type=st.integers(0, 127),
+    clock_rate=st.integers(1, 2**32 - 1),
+    fmtp=st.just(""),
+)
+publications = st.builds(
+    Publish,
+    stream=st.text("abcdefgh-", min_size=1, max_size=64),
+    alias=st.integers(0, 65535),
+    epoch=st.integers(0, 255),
+    budget_ms=st.integers(1, 60_000),
+    tracks=st.lists(tracks, min_size=1, max_size=2, unique_by=lambda t: t.alias).map(tuple),
+)
+
+
+@given(publications)
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_round_trip_of_any_publication(message):
+    assert decode(encode(message)) == message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        replace(PUBLISH, stream=""),
+        replace(PUBLISH, stream="x" * 65),
+        replace(PUBLISH, stream="two\nlines"),
+        replace(PUBLISH, alias=65536),
+        replace(PUBLISH, alias=-1),
+        replace(PUBLISH, epoch=256),
+        replace(PUBLISH, budget_ms=0),
+        replace(PUBLISH, tracks=()),
+        replace(PUBLISH, tracks=(VIDEO, VIDEO)),
+        replace(PUBLISH, tracks=tuple(replace(AUDIO, alias=i) for i in range(17))),
+        replace(PUBLISH, tracks=(replace(VIDEO, kind="film"),)),
+        replace(PUBLISH, tracks=(replace(VIDEO, payload_type=128),)),
+        replace(PUBLISH, tracks=(replace(VIDEO, clock_rate=0),)),
+        replace(PUBLISH, tracks=(replace(VIDEO, codec=""),)),
+        replace(PUBLISH, tracks=(replace(VIDEO, fmtp="x" * 1025),)),
+        replace(PUBLISH, tracks=(replace(VIDEO, fmtp="x" * 1000),)),
+        PublishRefused(1, 1, "x" * 201),
+        PublishOk(True, 1),
+        PublishOk("1", 1),
+        PublishOk(1.0, 1),
+    ],
+)
+def test_what_breaks_the_rules_is_refused_when_sent(message):
+    with pytest.raises(WireError):
+        encode(message)
+
+
+def test_unknown_fields_are_ignored_and_unknown_kinds_told_apart():
+    fields = msgpack.unpackb(encode(PublishOk(1, 2)))
+    assert decode(msgpack.packb({**fields, "later": [1, {"x": b""}]})) == PublishOk(1, 2)
+    with pytest.raises(UnknownMessage):
+        decode(msgpack.packb({"t": 999}))
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
+def test_every_truncation_and_missing_field_is_refused(message):
+    data = encode(message)
+    for length in range(len(data)):
+        with pytest.raises(WireError):
+            decode(data[:length])
+    with pytest.raises(WireError):
+        decode(data + b"\0")
+    fields = msgpack.unpackb(data)
+    for key in set(fields) - {"reason"}:
+        with pytest.raises(WireError):
+            decode(msgpack.packb({k: v for k, v in fields.items() if k != key}))
+
+
+BOMBS = {
+    "deep arrays": b"\x91" * 1024,
+    "deep maps": b"\x81\xa1x" * 341,
+    "array of 2^32": b"\xdd\xff\xff\xff\xff",
+    "map of 2^32": b"\xdf\xff\xff\xff\xff",
+    "string of 4 GB": b"\xdb\xff\xff\xff\xffx",
+    "bytes of 4 GB": b"\xc6\xff\xff\xff\xffx",
+    "extension of 4 GB": b"\xc9\xff\xff\xff\xff\x01",
+    "timestamp": msgpack.packb(msgpack.Timestamp(1)),
+    "array of 65": msgpack.packb([0] * 65),
+    "map of 33": msgpack.packb({str(i): 0 for i in range(33)}),
+    "too long": msgpack.packb({"t": 2, "alias": 1, "epoch": 1, "pad": b"x" * MESSAGE_BYTES_MAX}),
+    "integer keys": msgpack.packb({1: 2}),
+    "not a map": msgpack.packb("t"),
+    "kind of 2^63": msgpack.packb({"t": 2**63}),
+    "bad UTF-8": b"\x81\xa1t\xa1\xff",
+    "nothing": b"",
+    "reserved byte": b"\xc1",
+}
+
+
+@pytest.mark.parametrize("data", BOMBS.values(), ids=BOMBS.keys())
+def test_bombs_cost_nothing(data):
+    began = time.process_time()
+    with pytest.raises(WireError):
+        decode(data)
+    assert time.process_time() - began < 0.1
+
+
+@given(st.binary(max_size=1100))
+@settings(max_examples=500, deadline=None, derandomize=True)
+def test_random_bytes_only_ever_raise_wire_errors(data):
+    for parse in (decode, decode_frame, decode_handshake, decode_hello):
+        try:
+            parse(data)
+        except WireError:
+            continue
+
+
+FRAMES = [
+    Keepalive(answer=True),
+    Keepalive(answer=False),
+    Acknowledgement(2**32 - 1, 1),
+    Reliable(5, Acknowledgement(6, 7), b"message"),
+    PathChallenge(b"12345678"),
+    PathResponse(b"87654321"),
+    MtuProbe(65535, 1472),
+    MtuAck(1, 1452),
+]
+
+
+@pytest.mark.parametrize("frame", FRAMES, ids=lambda f: type(f).__name__)
+def test_frames_round_trip_and_truncations_are_refused(frame):
+    data = encode_frame(frame)
+    assert decode_frame(data) == frame
+    if not isinstance(frame, Reliable):
+        assert decode_frame(data + bytes(100)) == frame, "padding"
+    fixed = len(data) - (len(frame.message) if isinstance(frame, Reliable) else 0)
+    for length in range(fixed):
+        with pytest.raises(WireError):
+            decode_frame(data[:length])
+
+
+def test_every_control_datagram_pays_for_a_challenge():
+    sizes = [hop.HEADER_BYTES + len(encode_frame(frame)) + hop.TAG_BYTES for frame in FRAMES]
+    assert min(sizes) >= hop.CONTROL_BYTES_MIN
+    assert len(encode_frame(PathResponse(b"12345678"))) == len(encode_frame(PathChallenge(b"12345678")))
+
+
+def test_the_longest_message_fits_the_smallest_datagram():
+    frame = encode_frame(Reliable(0, Acknowledgement(0, 0), bytes(MESSAGE_BYTES_MAX)))
+    assert hop.HEADER_BYTES + len(frame) + hop.TAG_BYTES <= hop.MTU_BASE
+
+
+HELLO = Hello(instance=2**64 - 1, number=1, path=0, name="edge-sgp-1", record=b"r" * 100)
+
+
+def test_handshake_payloads_round_trip():
+    assert decode_hello(encode_hello(HELLO, pad=False)) == HELLO
+    padded = encode_hello(HELLO, pad=True)
+    assert len(padded) == hop.HANDSHAKE_PAYLOAD_BYTES
+    assert decode_hello(padded) == HELLO
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        replace(HELLO, instance=-1),
+        replace(HELLO, number=2**32),
+        replace(HELLO, path=256),
+        replace(HELLO, name="x" * 65),
+        replace(HELLO, name="a\0b"),
+        replace(HELLO, versions=()),
+        replace(HELLO, versions=(256,)),
+        replace(HELLO, ciphers=("aes",)),
+        replace(HELLO, record=b"r" * 201),
+    ],
+)
+def test_wrong_handshake_payloads_are_refused(hello):
+    with pytest.raises((WireError, OverflowError)):
+        decode_hello(encode_hello(hello, pad=False))
+
+
+def test_wrong_lengths_and_padding_are_refused():
+    data = encode_hello(HELLO, pad=True)
+    for wrong in (b"", b"\0", data[:-1] + b"x", b"\xff\xff" + data[2:], data + b"\0", b"\0\0" + bytes(100)):
+        with pytest.raises(WireError):
+            decode_hello(wrong)
