@@ -39,7 +39,7 @@ class SocketPorts:
     def open(self, address: Address) -> int:
         assert self.service is not None
         port = next(n for n in range(1, len(self._used) + 1) if n not in self._used)
-        self.service.open_port(port, str(address))
+        self.service.open_port(port, address)
         self._used.add(port)
         return port
 
@@ -93,7 +93,7 @@ class Node:
         """Open everything and begin. Raises OSError with a sentence when a port cannot be had."""
         now_ns = time.monotonic_ns()
         if self.config.hop is not None:
-            self.service.open_port(HOP_PORT, str(self.config.hop.listen), probe_mtu=True)
+            self.service.open_port(HOP_PORT, self.config.hop.listen, probe_mtu=True)
             self.plane.set_port(HOP_PORT, control.PORT_HOP)
         self.machine.start(now_ns)
         self.service.start()
@@ -113,11 +113,11 @@ class Node:
     async def stop(self) -> None:
         if self._drain_task is not None:
             self._drain_task.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
         self.service.stop()
+        if self._timer is not None:
+            self._timer.cancel()
         self.plane.close()
         event(logger, logging.INFO, "node_stopped", name=self.config.node.name)
 

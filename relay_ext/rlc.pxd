@@ -64,6 +64,8 @@ cdef int rlc_decoder_repair(rlc_decoder *d, uint32_t first_esi, uint16_t count, 
 # be drained after every source and repair call.
 cdef slab *rlc_decoder_take(rlc_decoder *d, uint32_t *esi) noexcept nogil
 
+# Symbols up to that ESI exist, as the peer says; those not seen count as missing from now on.
+cdef void rlc_decoder_seen(rlc_decoder *d, uint32_t esi) noexcept nogil
 # Unknowns before `live_from` no longer count as missing; they stay variables of the equations.
 cdef void rlc_decoder_expire(rlc_decoder *d, uint32_t live_from) noexcept nogil
 # Drops what is known before that ESI, and the equations that need an unknown before it.

@@ -293,6 +293,11 @@ cdef bint track(rlc_decoder *d, uint32_t first, uint32_t last) noexcept nogil:
     return True
 
 
+cdef void rlc_decoder_seen(rlc_decoder *d, uint32_t esi) noexcept nogil:
+    if d.started and before(d.highest, esi):
+        track(d, esi, esi)
+
+
 cdef void rlc_decoder_expire(rlc_decoder *d, uint32_t live_from) noexcept nogil:
     if not d.started:
         return
