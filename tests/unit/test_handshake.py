@@ -5,7 +5,6 @@ import random
 from dataclasses import replace
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from relay.core.acceptor import Acceptor
 from relay.core.dialer import CookieJar, retry_interval
@@ -23,6 +22,7 @@ from relay.core.handshake import (
 from relay.core.session import Peer
 from relay.wire import hop
 from relay.wire.hop import Hello, decode_handshake
+from tests.unit.hop_world import cookie_reply, mac
 
 MS, SECOND = hop.MS, hop.SECOND
 EDGE = Identity(random.Random(1).randbytes(32), 11, "edge")
@@ -40,10 +40,6 @@ def answer(datagram, region=REGION):
     caller = identify(region, decode_handshake(datagram), len(datagram))
     heard = caller.hello()
     return respond(region, caller, heard, local_index=0x22222222, ephemeral=bytes(range(32, 64)), cookie=None)
-
-
-def mac(key: bytes, data: bytes) -> bytes:
-    return hashlib.blake2s(data, key=key, digest_size=16).digest()
 
 
 def test_both_sides_get_the_same_keys():
@@ -141,11 +137,8 @@ def test_every_flipped_byte_of_an_initiation_is_refused():
             answer(bytes(forged))
 
 
-def cookie_reply(datagram: bytes, cookie: bytes, responder: bytes = REGION.public) -> hop.CookieReply:
-    salt = bytes(range(24))
-    key = hashlib.blake2s(salt, key=hashlib.blake2s(b"cookie--" + responder).digest()).digest()
-    sealed = ChaCha20Poly1305(key).encrypt(bytes(12), cookie, mac1_of(datagram))
-    parts = decode_handshake(bytes([3, 0, 0, 0]) + datagram[4:8] + salt + sealed)
+def parsed_reply(datagram: bytes, cookie: bytes, responder: bytes = REGION.public) -> hop.CookieReply:
+    parts = decode_handshake(cookie_reply(responder, datagram, cookie))
     assert isinstance(parts, hop.CookieReply)
     return parts
 
@@ -154,7 +147,7 @@ def test_cookies_are_opened_kept_for_their_time_and_used():
     datagram, _ = begin()
     here, cookie = ("192.0.2.2", 7400), bytes(range(16))
     jar = CookieJar(REGION.public)
-    jar.learn(0, here, cookie_reply(datagram, cookie), mac1_of(datagram))
+    jar.learn(0, here, parsed_reply(datagram, cookie), mac1_of(datagram))
     assert jar.cookie(hop.COOKIE_LIFE - 1, here) == cookie
     assert jar.cookie(hop.COOKIE_LIFE, here) is None
     assert jar.cookie(0, ("192.0.2.3", 7400)) is None
@@ -165,9 +158,9 @@ def test_cookies_are_opened_kept_for_their_time_and_used():
 def test_cookies_of_others_are_refused_and_the_jar_is_bounded():
     datagram, _ = begin()
     jar = CookieJar(REGION.public)
-    reply = cookie_reply(datagram, bytes(16))
+    reply = parsed_reply(datagram, bytes(16))
     for wrong in (
-        cookie_reply(datagram, bytes(16), EDGE.public),
+        parsed_reply(datagram, bytes(16), EDGE.public),
         replace(reply, salt=bytes(24)),
         replace(reply, sealed=bytes(32)),
     ):
