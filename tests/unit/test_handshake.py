@@ -22,6 +22,7 @@ from relay.core.handshake import (
 from relay.core.session import Peer
 from relay.wire import hop
 from relay.wire.hop import Hello, decode_handshake
+from relay_ext.seal import Gate
 from tests.unit.hop_world import cookie_reply, mac
 
 MS, SECOND = hop.MS, hop.SECOND
@@ -229,3 +230,24 @@ def test_another_version_of_the_datagram_is_refused():
     acceptor.add(Peer("edge", EDGE.public))
     assert acceptor.receive_handshake(0, ("192.0.2.1", 1), bytes(datagram)) is None
     assert acceptor.drops == {"malformed": 1}
+
+
+def test_the_packet_planes_gate_and_this_side_agree():
+    gate = Gate(REGION.public)
+    gate.set_secret(bytes(range(32)))
+    here = bytes(10) + b"\xff\xff" + bytes([192, 0, 2, 1]) + (7400).to_bytes(2, "big")
+    datagram, _ = begin()
+    verdicts = [gate.check(i * MS, here, datagram) for i in range(60)]
+    assert verdicts[0] == (Gate.PASS, b"")
+    assert verdicts[-1][0] == Gate.COOKIE
+    reply = decode_handshake(verdicts[-1][1])
+    assert isinstance(reply, hop.CookieReply)
+    assert reply.receiver_index == 0x11111111
+    jar = CookieJar(REGION.public)
+    jar.learn(0, ("192.0.2.1", 7400), reply, mac1_of(datagram))
+    cookie = jar.cookie(0, ("192.0.2.1", 7400))
+    again, _ = initiate(EDGE, REGION.public, HELLO, local_index=3, ephemeral=bytes(range(32)), cookie=cookie)
+    assert gate.check(60 * MS, here, again) == (Gate.PASS, b"")
+    response, _ = answer(datagram)
+    assert Gate(EDGE.public).check(0, here, response) == (Gate.PASS, b"")
+    assert gate.check(60 * MS, here, response)[0] == Gate.BAD_MAC1
