@@ -1,11 +1,14 @@
 """Nodes with sessions on a lossy link in virtual time: the packet plane is played by a few lines that keep to
 the contract of relay/core/actions.py. Everything follows from the seed."""
 
+import hashlib
 import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from relay.core.acceptor import Acceptor
 from relay.core.actions import (
@@ -45,6 +48,18 @@ Datagram = bytes | Sealed
 
 def size_of(datagram: Datagram) -> int:
     return datagram.size if isinstance(datagram, Sealed) else len(datagram)
+
+
+def mac(key: bytes, data: bytes) -> bytes:
+    return hashlib.blake2s(data, key=key, digest_size=16).digest()
+
+
+def cookie_reply(responder: bytes, datagram: bytes, cookie: bytes) -> bytes:
+    """What the packet plane of the node with this public key answers under load."""
+    salt = bytes(range(24))
+    key = hashlib.blake2s(salt, key=hashlib.blake2s(b"cookie--" + responder).digest()).digest()
+    sealed = ChaCha20Poly1305(key).encrypt(bytes(12), cookie, datagram[-32:-16])
+    return bytes([3, 0, 0, 0]) + datagram[4:8] + salt + sealed
 
 
 class World:

@@ -5,7 +5,6 @@ import random
 from dataclasses import replace
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from relay.core.acceptor import Acceptor
 from relay.core.dialer import CookieJar, retry_interval
@@ -23,6 +22,8 @@ from relay.core.handshake import (
 from relay.core.session import Peer
 from relay.wire import hop
 from relay.wire.hop import Hello, decode_handshake
+from relay_ext.seal import Gate
+from tests.unit.hop_world import cookie_reply, mac
 
 MS, SECOND = hop.MS, hop.SECOND
 EDGE = Identity(random.Random(1).randbytes(32), 11, "edge")
@@ -40,10 +41,6 @@ def answer(datagram, region=REGION):
     caller = identify(region, decode_handshake(datagram), len(datagram))
     heard = caller.hello()
     return respond(region, caller, heard, local_index=0x22222222, ephemeral=bytes(range(32, 64)), cookie=None)
-
-
-def mac(key: bytes, data: bytes) -> bytes:
-    return hashlib.blake2s(data, key=key, digest_size=16).digest()
 
 
 def test_both_sides_get_the_same_keys():
@@ -141,11 +138,8 @@ def test_every_flipped_byte_of_an_initiation_is_refused():
             answer(bytes(forged))
 
 
-def cookie_reply(datagram: bytes, cookie: bytes, responder: bytes = REGION.public) -> hop.CookieReply:
-    salt = bytes(range(24))
-    key = hashlib.blake2s(salt, key=hashlib.blake2s(b"cookie--" + responder).digest()).digest()
-    sealed = ChaCha20Poly1305(key).encrypt(bytes(12), cookie, mac1_of(datagram))
-    parts = decode_handshake(bytes([3, 0, 0, 0]) + datagram[4:8] + salt + sealed)
+def parsed_reply(datagram: bytes, cookie: bytes, responder: bytes = REGION.public) -> hop.CookieReply:
+    parts = decode_handshake(cookie_reply(responder, datagram, cookie))
     assert isinstance(parts, hop.CookieReply)
     return parts
 
@@ -154,7 +148,7 @@ def test_cookies_are_opened_kept_for_their_time_and_used():
     datagram, _ = begin()
     here, cookie = ("192.0.2.2", 7400), bytes(range(16))
     jar = CookieJar(REGION.public)
-    jar.learn(0, here, cookie_reply(datagram, cookie), mac1_of(datagram))
+    jar.learn(0, here, parsed_reply(datagram, cookie), mac1_of(datagram))
     assert jar.cookie(hop.COOKIE_LIFE - 1, here) == cookie
     assert jar.cookie(hop.COOKIE_LIFE, here) is None
     assert jar.cookie(0, ("192.0.2.3", 7400)) is None
@@ -165,9 +159,9 @@ def test_cookies_are_opened_kept_for_their_time_and_used():
 def test_cookies_of_others_are_refused_and_the_jar_is_bounded():
     datagram, _ = begin()
     jar = CookieJar(REGION.public)
-    reply = cookie_reply(datagram, bytes(16))
+    reply = parsed_reply(datagram, bytes(16))
     for wrong in (
-        cookie_reply(datagram, bytes(16), EDGE.public),
+        parsed_reply(datagram, bytes(16), EDGE.public),
         replace(reply, salt=bytes(24)),
         replace(reply, sealed=bytes(32)),
     ):
@@ -236,3 +230,24 @@ def test_another_version_of_the_datagram_is_refused():
     acceptor.add(Peer("edge", EDGE.public))
     assert acceptor.receive_handshake(0, ("192.0.2.1", 1), bytes(datagram)) is None
     assert acceptor.drops == {"malformed": 1}
+
+
+def test_the_packet_planes_gate_and_this_side_agree():
+    gate = Gate(REGION.public)
+    gate.set_secret(bytes(range(32)))
+    here = bytes(10) + b"\xff\xff" + bytes([192, 0, 2, 1]) + (7400).to_bytes(2, "big")
+    datagram, _ = begin()
+    verdicts = [gate.check(i * MS, here, datagram) for i in range(60)]
+    assert verdicts[0] == (Gate.PASS, b"")
+    assert verdicts[-1][0] == Gate.COOKIE
+    reply = decode_handshake(verdicts[-1][1])
+    assert isinstance(reply, hop.CookieReply)
+    assert reply.receiver_index == 0x11111111
+    jar = CookieJar(REGION.public)
+    jar.learn(0, ("192.0.2.1", 7400), reply, mac1_of(datagram))
+    cookie = jar.cookie(0, ("192.0.2.1", 7400))
+    again, _ = initiate(EDGE, REGION.public, HELLO, local_index=3, ephemeral=bytes(range(32)), cookie=cookie)
+    assert gate.check(60 * MS, here, again) == (Gate.PASS, b"")
+    response, _ = answer(datagram)
+    assert Gate(EDGE.public).check(0, here, response) == (Gate.PASS, b"")
+    assert gate.check(60 * MS, here, response)[0] == Gate.BAD_MAC1

@@ -1,17 +1,29 @@
 """Whole sessions over a lossy link in virtual time; every failure names its seed."""
 
-import hashlib
 from collections import Counter
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from relay.core.actions import DropKeys, InstallKeys, SendControl, SendHandshake, SetAddress, UseKeys
 from relay.core.channel import ChannelFull, NotConnected
 from relay.wire import hop
 from relay.wire.hop import FrameKind
 from relay.wire.messages import PublishOk, Unpublish
-from tests.unit.hop_world import EDGE, MS, REGION, SECOND, Node, Pair, Sealed, accepts, pair, restart, size_of
+from tests.unit.hop_world import (
+    EDGE,
+    MS,
+    REGION,
+    SECOND,
+    Node,
+    Pair,
+    Sealed,
+    accepts,
+    cookie_reply,
+    mac,
+    pair,
+    restart,
+    size_of,
+)
 
 HOUR = 3600 * SECOND
 
@@ -431,21 +443,9 @@ def test_cookies_are_used_by_the_next_initiation():
     p.world.run(110 * MS)
     second = [d for _, s, _, d in p.world.seen if s == EDGE][1]
     assert isinstance(second, bytes)
-    assert second[-16:] == keyed(b"c" * 16, second[:-16])
+    assert second[-16:] == mac(b"c" * 16, second[:-16])
     p.edge.receive(REGION, reply[:-1] + b"x")
     assert p.up.drops["cookie"] + p.up.drops["unexpected cookie"] == 1
-
-
-def keyed(key: bytes, data: bytes) -> bytes:
-    return hashlib.blake2s(data, key=key, digest_size=16).digest()
-
-
-def cookie_reply(responder: bytes, datagram: bytes, cookie: bytes) -> bytes:
-    """As the packet plane makes it."""
-    salt = bytes(range(24))
-    key = hashlib.blake2s(salt, key=hashlib.blake2s(b"cookie--" + responder).digest()).digest()
-    sealed = ChaCha20Poly1305(key).encrypt(bytes(12), cookie, datagram[-32:-16])
-    return bytes([3, 0, 0, 0]) + datagram[4:8] + salt + sealed
 
 
 def test_actions_hide_keys_and_come_in_an_order_that_works():
