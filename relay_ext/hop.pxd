@@ -79,7 +79,6 @@ ctypedef struct hop_stats:
     uint64_t stale_epoch
     uint64_t too_many_hops
     uint64_t bad_report
-    uint64_t bad_control
     uint64_t no_session       # not sent: no keys or no address yet
     uint64_t too_long
     uint64_t no_memory
@@ -113,7 +112,7 @@ ctypedef struct hop:
     hop_route routes[256]
     hop_delivered delivered[1024]
     uint32_t delivered_count
-    slab *control             # of the last HOP_CONTROL: data[0:len] is the frame
+    slab *control             # of the last HOP_CONTROL: data[0:len] is the frame, padding included
     uint64_t delays[1024]
     hop_stats stats
 

@@ -36,7 +36,6 @@ cdef enum:
     REPORT_FIXED = 40
     REPORT_BITS = 1024        # ESIs that a report's bitmap covers, at most
     PROACTIVE_WINDOW = 128    # symbols
-    CONTROL_LENGTH = 2
 
 cdef int64_t MS = 1000000
 cdef int64_t REPORT_INTERVAL = 10 * MS        # while media arrives
@@ -237,7 +236,7 @@ cdef bint hop_send_control(hop *h, int64_t now, uint8_t path_id, const addr *to,
                            uint16_t n, uint16_t pad_to) noexcept nogil:
     """Seal a control frame, padded with zeros to a datagram of `pad_to` bytes; to=NULL: the path's address."""
     cdef path *p = &h.paths[path_id & (HOP_PATHS - 1)]
-    cdef uint16_t size = SEAL_HEADER + CONTROL_LENGTH + n + SEAL_TAG
+    cdef uint16_t size = SEAL_HEADER + n + SEAL_TAG
     cdef uint8_t *out
     cdef slab *d
     size = max(size, pad_to)
@@ -245,9 +244,8 @@ cdef bint hop_send_control(hop *h, int64_t now, uint8_t path_id, const addr *to,
     if d == NULL:
         return False
     out = d.data + SEAL_HEADER
-    put16(out, n)
-    memcpy(out + CONTROL_LENGTH, frame, n)
-    memset(out + CONTROL_LENGTH + n, 0, size - SEAL_HEADER - SEAL_TAG - CONTROL_LENGTH - n)
+    memcpy(out, frame, n)
+    memset(out + n, 0, size - SEAL_HEADER - SEAL_TAG - n)
     seal_update(p.keys.send, out, size - SEAL_HEADER - SEAL_TAG, out)
     end_datagram(h, p, d, to if to != NULL else &p.to)
     return True
@@ -403,17 +401,14 @@ cdef inline void deliver(hop *h, slab *s) noexcept nogil:
 
 
 cdef int receive_control(hop *h, slab *s) noexcept nogil:
-    cdef uint16_t n
-    if s.len >= CONTROL_LENGTH:
-        n = be16(s.data)
-        if 0 < n <= s.len - CONTROL_LENGTH:
-            if h.control != NULL:
-                slab_unref(h.pool, h.control)
-            s.refs += 1
-            h.control = s
-            return HOP_CONTROL
-    h.stats.bad_control += 1
-    return HOP_OK
+    if s.len == 0:
+        h.stats.short_datagrams += 1
+        return HOP_OK
+    if h.control != NULL:
+        slab_unref(h.pool, h.control)
+    s.refs += 1
+    h.control = s
+    return HOP_CONTROL
 
 
 # ---- reports ---------------------------------------------------------------------------------

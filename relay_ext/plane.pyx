@@ -311,14 +311,10 @@ cdef void receive_sealed(plane *p, int64_t now, const addr *source, const uint8_
         e = new_event(p, &p.queues.control, &p.stats.control_dropped, now, EVENT_CONTROL, h.id, k.local_index, source,
                       n)
         if e != NULL:
-            e.len = min(be16_of(h.control), EVENT_DATA)
-            memcpy(e.data, h.control.data + 2, e.len)
+            e.len = <uint16_t>min(h.control.len, EVENT_DATA)
+            memcpy(e.data, h.control.data, e.len)
             spsc_commit(&p.queues.control)
     take_delivered(p, now, h)
-
-
-cdef inline uint16_t be16_of(const slab *s) noexcept nogil:
-    return <uint16_t>((s.data[0] << 8) | s.data[1])
 
 
 cdef inline void take_delivered(plane *p, int64_t now, hop *h) noexcept nogil:

@@ -19,7 +19,7 @@ HOP_COUNTERS = {
 }
 HOP_DROPS = (
     "duplicate repair_redundant repair_refused forged replayed short_datagrams bad_type bad_inner unknown_track "
-    "stale_epoch too_many_hops bad_report bad_control no_session too_long no_memory overhead_limited"
+    "stale_epoch too_many_hops bad_report no_session too_long no_memory overhead_limited"
 ).split()
 INGEST_DROPS = "not_rtp not_rtcp other_source payload_type too_long held".split()
 
