@@ -1,37 +1,59 @@
-# `make demo` and `make test` do all of their own set-up and can be run again.
+# `make demo` and `make test` do all of their own set-up and can be run again; `make build` is that set-up alone.
 SHELL := /bin/bash
 PYTHON ?= python3
-BIN := .venv/bin
-SECONDS_FUZZ ?= 300
+PY := .venv/bin/python
+FUZZ_SECONDS ?= 300
+
+BUILD_PACKAGES := gcc libc6-dev python3-dev python3-venv libssl-dev ffmpeg
+TEST_PACKAGES := gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
+	gstreamer1.0-plugins-ugly gstreamer1.0-libav iproute2
+SOURCES := pyproject.toml setup.py $(wildcard relay_ext/*.pyx relay_ext/*.pxd relay_ext/csrc/*)
 
 .PHONY: build demo test lint fuzz test-asan bench clean
 
 build: .venv/built
 
-# Debian packages that the build and the tests use; the ones that are missing are installed.
-.venv/packages: tools/packages.sh
-	mkdir -p .venv && tools/packages.sh && touch $@
-
-.venv/bin/pip: .venv/packages
-	$(PYTHON) -m venv .venv && $(BIN)/pip install --quiet --upgrade pip && touch $@
-
-.venv/built: .venv/bin/pip pyproject.toml setup.py $(wildcard relay_ext/*.pyx relay_ext/*.pxd relay_ext/csrc/*)
-	$(BIN)/pip install --quiet --editable '.[dev]' && touch $@
-
 demo: build
-	$(BIN)/relay demo $(DEMO)
+	.venv/bin/relay demo $(DEMO)
 
-test: build lint
-	$(BIN)/python -m pytest tests
+test: build .venv/test-packages lint
+	$(PY) -m pytest
 
 lint: build
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
 fuzz: build
-	RELAY_FUZZ_SECONDS=$(SECONDS_FUZZ) RELAY_FUZZ_ROUNDS=100000 $(BIN)/python -m pytest tests/fuzz -s
+	RELAY_FUZZ_SECONDS=$(FUZZ_SECONDS) $(PY) -m pytest tests/fuzz -s
 
 bench: build
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-only -s
+	$(PY) -m pytest tests/benchmarks --benchmark-enable --benchmark-only -s
 
 clean:
 	rm -rf .venv build dist *.egg-info relay_ext/*.so
+
+# Debian packages that are missing are installed; where there is no apt, or no right to use it, it says which.
+define install_packages
+	@missing=$$(for p in $(1); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+		echo "installing Debian packages:" $$missing; \
+		sudo=$$([ $$(id -u) = 0 ] || echo sudo); \
+		$$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq $$missing >/dev/null \
+			|| { echo "install these packages, then run make again:" $$missing; exit 1; }; \
+	fi
+endef
+
+.venv/build-packages:
+	$(call install_packages,$(BUILD_PACKAGES))
+	@mkdir -p .venv && touch $@
+
+.venv/test-packages:
+	$(call install_packages,$(TEST_PACKAGES))
+	@mkdir -p .venv && touch $@
+
+.venv/bin/pip: .venv/build-packages
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/built: .venv/bin/pip $(SOURCES)
+	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

@@ -42,6 +42,8 @@ IDLE_TICK_NS = 1000 * MS
 ACTIVE_FOR_NS = 2000 * MS
 """A hop counts as carrying media for this long after the last packet."""
 COOKIE_SECRET_NS = 120_000 * MS
+RATE_UNKNOWN = 200.0
+"""Source packets a second, assumed until media has flowed between two looks."""
 RATIO_STEP = 0.02
 """A smaller change of the proactive ratio is not worth a command."""
 
@@ -61,7 +63,6 @@ class Hop:
     source_sent: int = 0
     """Source packets sent, at the last look."""
     packets_per_second: float = 0.0
-    ratio: float = -1.0
     send_budget_ms: int = 0
     receive_budget_ms: int = 0
     params: tuple[float, int, int] | None = None
@@ -211,19 +212,10 @@ class Hops:
     def _apply_params(self, hop: Hop) -> None:
         send_ms = hop.send_budget_ms or self._budget_ms
         receive_ms = hop.receive_budget_ms or self._budget_ms
-        ratio = repair.proactive_ratio(
-            repair.Link(
-                loss_ratio=hop.link.loss_ratio,
-                loss_burst=hop.link.loss_burst,
-                rtt_ns=hop.link.rtt_ns,
-                budget_ns=send_ms * MS,
-                packets_per_second=hop.packets_per_second,
-            )
-        )
+        ratio = self._ratio(hop, send_ms)
         told = hop.params
         if told and told[1:] == (send_ms, receive_ms) and abs(told[0] - ratio) < RATIO_STEP * max(ratio, told[0], 0.05):
             return
-        hop.ratio = ratio
         hop.params = (ratio, send_ms, receive_ms)
         self._plane.set_params(
             hop.id,
@@ -232,6 +224,18 @@ class Hops:
             send_budget_ns=send_ms * MS,
             receive_budget_ns=receive_ms * MS,
         )
+
+    def _ratio(self, hop: Hop, send_ms: int) -> float:
+        ratio = repair.proactive_ratio(
+            repair.Link(
+                loss_ratio=hop.link.loss_ratio,
+                loss_burst=hop.link.loss_burst,
+                rtt_ns=hop.link.rtt_ns,
+                budget_ns=send_ms * MS,
+                packets_per_second=hop.packets_per_second or RATE_UNKNOWN,
+            )
+        )
+        return min(ratio, self._max_overhead)
 
     # ---- actions -----------------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ def hop_status(plane: Plane, hop: Hop) -> Status:
         },
         **{name: stats[counter] for name, counter in HOP_COUNTERS.items()},
         "overhead_ratio": round(stats["repair_bytes"] / stats["source_bytes"], 6) if stats["source_bytes"] else 0.0,
-        "proactive_ratio": round(hop.ratio, 4),
+        "proactive_ratio": round(hop.params[0], 4) if hop.params else None,
         "added_delay_ms": {"p50": percentile(delays, 0.5), "p99": percentile(delays, 0.99)},
         "target_bitrate": None,
         "mtu": hop.session.mtu,
