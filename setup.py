@@ -49,6 +49,10 @@ def extensions() -> list[Extension]:
 class Build(build_ext):
     """Says which Debian package is missing before the compiler says which header is."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
+
     def build_extensions(self) -> None:
         compiler = self.compiler.compiler_so[0]
         if shutil.which(compiler) is None:
@@ -71,7 +75,7 @@ def modules() -> list[Extension]:
         return extensions()
     from Cython.Build import cythonize
 
-    return cythonize(extensions(), language_level=3, annotate=False, build_dir="build/cython")
+    return cythonize(extensions(), language_level=3, nthreads=os.cpu_count() or 1, build_dir="build/cython")
 
 
 setup(ext_modules=modules(), cmdclass={"build_ext": Build})
