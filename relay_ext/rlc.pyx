@@ -505,6 +505,9 @@ cdef class Decoder:
         cdef int result = rlc_decoder_repair(self.d, first_esi, count, key, &coded[0], coded.shape[0])
         return Result(result), self.recovered()
 
+    def seen(self, uint32_t esi):
+        rlc_decoder_seen(self.d, esi)
+
     def expire(self, uint32_t live_from):
         rlc_decoder_expire(self.d, live_from)
 
