@@ -48,6 +48,9 @@ class Decoder:
     ) -> tuple[Result, list[tuple[int, bytes]]]:
         """A received repair packet, and what it recovers."""
 
+    def seen(self, esi: int) -> None:
+        """Symbols up to that ESI were sent: those that did not come are missing. Ignored before a packet."""
+
     def expire(self, live_from: int) -> None:
         """Unknowns before that ESI no longer count as missing."""
 

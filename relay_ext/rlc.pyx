@@ -186,16 +186,14 @@ cdef void row_drop(rlc_decoder *d, rlc_row *row) noexcept nogil:
 
 
 cdef void row_lose_pivot(rlc_decoder *d, rlc_row *row) noexcept nogil:
-    """The pivot of the row has become known and was taken out of it: its next unknown becomes the pivot."""
-    cdef uint32_t pivot = next_coefficient(d, row, row.pivot + 1)
+    """The pivot of the row has become known and was taken out of it: its next unknown becomes the pivot.
+
+    There is one, since a row without any would have been recovered before.
+    """
     cdef uint8_t c
     order_remove(d, row)
-    if before(row.last, pivot):
-        slab_unref(d.pool, row.data)
-        row.data = NULL
-        return
-    row.pivot = pivot
-    c = gf256_inverse(row.coefs[pivot & d.mask])
+    row.pivot = next_coefficient(d, row, row.pivot + 1)
+    c = gf256_inverse(row.coefs[row.pivot & d.mask])
     scale_coefficients(d, row, c)
     gf256_mul(row.data.data, row.data.data, row.data.len, c)
     row_insert(d, row)
@@ -271,7 +269,6 @@ cdef void trim(rlc_decoder *d, uint32_t base) noexcept nogil:
     if end != base:
         d.base = d.live = base
         d.highest = base - 1
-    d.fresh = False
 
 
 cdef bint track(rlc_decoder *d, uint32_t first, uint32_t last) noexcept nogil:
@@ -507,6 +504,9 @@ cdef class Decoder:
             raise ValueError(f"a repair packet has at most 65535 bytes, not {coded.shape[0]}")
         cdef int result = rlc_decoder_repair(self.d, first_esi, count, key, &coded[0], coded.shape[0])
         return Result(result), self.recovered()
+
+    def seen(self, uint32_t esi):
+        rlc_decoder_seen(self.d, esi)
 
     def expire(self, uint32_t live_from):
         rlc_decoder_expire(self.d, live_from)

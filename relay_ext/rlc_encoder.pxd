@@ -1,5 +1,4 @@
-# The sender's side of the random linear code that rlc.pxd describes, and its limits. Other modules take these
-# names from there.
+# The sender's side of the random linear code that rlc.pxd describes, and its limits. rlc.pxd has them too.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from relay_ext.slab cimport slab, slab_pool

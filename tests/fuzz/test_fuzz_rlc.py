@@ -46,7 +46,9 @@ def one_round(seed: int) -> None:
                     decoder.forget(hostile_esi(rng, near))
                 case 2 if rng.random() < 0.05:
                     decoder.reset()
-                case n if n < 8:
+                case 3:
+                    decoder.seen(hostile_esi(rng, near))
+                case n if n < 9:
                     result, recovered = decoder.source(hostile_esi(rng, near), hostile_bytes(rng))
                 case _:
                     count = rng.choice([0, 1, 2, 10, 60, 200, MAX_WINDOW, MAX_WINDOW + 1, 65535])

@@ -269,6 +269,22 @@ def test_a_far_jump_moves_the_window_and_drops_what_was_there() -> None:
     assert decoder.deficit == 0
 
 
+def test_the_sender_may_tell_what_it_has_sent() -> None:
+    encoder, symbols = stream(4)
+    decoder = Decoder(64, 64)
+    decoder.seen(3)
+    assert not decoder.state().started
+    decoder.source(0, symbols[0])
+    decoder.seen(3)  # the tail was lost
+    assert (decoder.state().highest, decoder.deficit, decoder.is_missing(3)) == (3, 3, True)
+    decoder.seen(1)
+    decoder.source(1, symbols[1])
+    decoder.source(3, symbols[3])
+    assert decoder.repair(*repair(encoder, 0, 4, 1)) == (Result.NEW, [(2, symbols[2])])
+    decoder.seen(1000)
+    assert (decoder.state().base, decoder.state().highest, decoder.in_use) == (937, 1000, 0)
+
+
 def test_expired_symbols_stay_variables() -> None:
     encoder, symbols = stream(4)
     decoder = Decoder(64, 64)
