@@ -71,9 +71,7 @@ cdef int64_t next_occupied(const timer_wheel *w, int64_t tick) noexcept nogil:
     for i in range(9):
         if bits:
             return tick - bit + 64 * i + __builtin_ctzll(bits)
-        bits = w.occupied[((at >> 6) + i + 1) & 7]
-        if i == 7:  # round again to the first word, of which the upper bits were looked at
-            bits &= (<uint64_t>1 << bit) - 1
+        bits = w.occupied[((at >> 6) + i + 1) & 7]  # the last is the first word again: its lower bits
     return INT64_MAX
 
 

@@ -2,6 +2,7 @@
 
 import random
 import struct
+from array import array
 from collections.abc import Callable
 
 from hypothesis import given, settings
@@ -29,13 +30,15 @@ def outcome(parse: Callable[[memoryview], object], view: memoryview) -> object:
 
 
 def independent_of_what_follows(parse: Callable[[memoryview], object], data: bytes) -> object:
-    """Parses the packet in the middle of two different buffers: both must come to the same."""
-    results = []
+    """Parses the packet in the middle of two different buffers: both must come to the same.
+
+    And in one that ends where it does, so that AddressSanitizer sees a read that changes nothing.
+    """
+    exact = outcome(parse, memoryview(array("B", data)))
     for filler in (b"\0", b"\xff"):
         buffer = memoryview(filler * 8 + data + filler * 300)
-        results.append(outcome(parse, buffer[8 : 8 + len(data)]))
-    assert results[0] == results[1]
-    return results[0]
+        assert outcome(parse, buffer[8 : 8 + len(data)]) == exact
+    return exact
 
 
 @settings(deadline=None)  # no test depends on the machine's speed

@@ -334,6 +334,11 @@ def unwrap(start: int, steps: list[tuple[int, int]]) -> list[tuple[int, int | No
             id="the old source comes back",
         ),
         pytest.param(
+            [(A, 200), (A, 40000), (B, 7), (A, 40001), (A, 40002)],
+            [(SOURCE, 1000), (HELD, None), (SOURCE, 1001), (HELD, None), (REBASED, 1002)],
+            id="a new source ends a jump",
+        ),
+        pytest.param(
             [(A, 200), (B, 7), (C, 1), (A, 9)],
             [(SOURCE, 1000), (SOURCE, 1001), (SOURCE, 1002), (SOURCE, 1003)],
             id="sources are remembered for one switch",

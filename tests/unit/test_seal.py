@@ -134,6 +134,16 @@ def test_replay_window_is_a_set(seed: int) -> None:
         base += rng.choice([0, 1, 1, 2, 63, 64, 65, rng.choice([0] * 200 + [8191, 8192, 8256, 100000])])
 
 
+@pytest.mark.parametrize("jump", [8191, 8192, 8193, 8255, 8256, 8257, 8320, 20000, 10**12])
+def test_nothing_old_is_left_after_a_jump(jump: int) -> None:
+    window, oracle = ReplayWindow(), Replays()
+    for counter in [*range(8300), 8299 + jump]:
+        window.commit(counter)
+        oracle.commit(counter)
+    for counter in range(8299 + jump - 8200, 8299 + jump + 2):
+        assert window.check(counter) == oracle.check(counter), counter
+
+
 def test_replay_window_edges() -> None:
     window = ReplayWindow()
     assert window.check(0)
