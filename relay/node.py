@@ -248,10 +248,10 @@ def run(config: Config, *, config_path: Path | None = None) -> int:
         raise ConfigError(problems)
     for note in notes(config):
         event(logger, logging.WARNING, "note", text=note)
-    return new_loop_run(_main(config, config_path))
+    return run_on_loop(_main(config, config_path))
 
 
-def new_loop_run(main: Any) -> int:
+def run_on_loop(main: Any) -> int:
     """Run a coroutine on uvloop, or on asyncio's own loop where uvloop has no wheel (armv7l)."""
     try:
         import uvloop
