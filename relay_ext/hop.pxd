@@ -6,6 +6,7 @@ from relay_ext.inner cimport inner
 from relay_ext.path cimport path, session_keys
 from relay_ext.rlc cimport rlc_decoder
 from relay_ext.rlc_encoder cimport rlc_encoder
+from relay_ext.route cimport route_table
 from relay_ext.slab cimport slab, slab_pool
 from relay_ext.timer cimport timer_node, timer_wheel
 
@@ -23,7 +24,6 @@ cdef enum:
     HOP_WINDOW = 4096         # symbols the encoder can keep: 0.5 s at 8,000 a second
     HOP_SPAN = 2048           # ESIs the decoder tracks
     HOP_ROWS = 512            # equations it holds
-    HOP_ROUTES = 256          # slots of the table of received tracks
     HOP_DELIVERED = 1024      # symbols that one datagram can deliver: its own and those it recovers
     HOP_DELAYS = 1024         # histogram slots of added delay, 1 ms
 
@@ -35,12 +35,6 @@ cdef enum:                    # what became of a datagram
     HOP_FORGED = 4
     HOP_CONTROL = 5           # `control` holds an opened control frame
     HOP_NO_MEMORY = 6
-
-ctypedef struct hop_route:
-    # where a received track goes
-    void *track               # NULL: free slot
-    uint32_t key              # stream alias and track alias
-    uint8_t epoch
 
 ctypedef struct hop_delivered:
     void *track
@@ -109,7 +103,7 @@ ctypedef struct hop:
     uint32_t forgotten        # oldest ESI the decoder keeps
     int64_t media_at          # ns, last source or repair received
     int64_t report_at         # ns, our last report
-    hop_route routes[256]
+    route_table routes
     hop_delivered delivered[1024]
     uint32_t delivered_count
     slab *control             # of the last HOP_CONTROL: data[0:len] is the frame, padding included
@@ -123,5 +117,3 @@ cdef int hop_receive(hop *h, session_keys *k, int64_t now, const uint8_t *data, 
 cdef bint hop_send_control(hop *h, int64_t now, uint8_t path_id, const addr *to, const uint8_t *frame,
                            uint16_t n, uint16_t pad_to) noexcept nogil
 cdef void hop_timer(hop *h, int64_t now) noexcept nogil
-cdef bint hop_route_add(hop *h, uint16_t stream, uint8_t track, uint8_t epoch, void *target) noexcept nogil
-cdef void hop_route_remove(hop *h, const void *target) noexcept nogil

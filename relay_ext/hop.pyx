@@ -25,6 +25,7 @@ from relay_ext.rlc cimport (
     rlc_decoder_reset, rlc_decoder_seen, rlc_decoder_source, rlc_decoder_take)
 from relay_ext.rlc_encoder cimport (
     RLC_MAX_WINDOW, rlc_encode, rlc_encoder_add, rlc_encoder_free, rlc_encoder_new, rlc_encoder_release)
+from relay_ext.route cimport route, route_find, route_key
 from relay_ext.seal cimport (
     SEAL_HEADER, SEAL_TAG, replay_check, replay_commit, seal_begin, seal_end, seal_open, seal_update)
 from relay_ext.slab cimport SLAB_DATA, slab_get, slab_unref
@@ -374,7 +375,7 @@ cdef inline void deliver_recovered(hop *h) noexcept nogil:
 
 cdef inline void deliver(hop *h, slab *s) noexcept nogil:
     cdef hop_delivered *d
-    cdef hop_route *r
+    cdef route *r
     cdef inner header
     if not inner_read(s.data, s.len, &header):
         h.stats.bad_inner += 1
@@ -382,7 +383,7 @@ cdef inline void deliver(hop *h, slab *s) noexcept nogil:
     if header.hops >= INNER_MAX_HOPS:
         h.stats.too_many_hops += 1
         return
-    r = route_find(h, (<uint32_t>header.stream << 8) | header.track)
+    r = route_find(&h.routes, route_key(header.stream, header.track))
     if r.track == NULL:
         h.stats.unknown_track += 1
         return
@@ -592,37 +593,3 @@ cdef void hop_timer(hop *h, int64_t now) noexcept nogil:
     elif sending or (h.source_at and now - h.source_at < keep):
         interval = SENDER_INTERVAL
     timer_schedule(h.wheel, &h.timer, now + interval)
-
-
-# ---- routes of received tracks ---------------------------------------------------------------
-
-cdef inline hop_route *route_find(hop *h, uint32_t key) noexcept nogil:
-    """The route of that key, or the free slot where it would be. The table always has free slots."""
-    cdef uint32_t i = <uint32_t>(key * <uint32_t>2654435761) >> 24
-    while h.routes[i].track != NULL and h.routes[i].key != key:
-        i = (i + 1) & (HOP_ROUTES - 1)
-    return &h.routes[i]
-
-
-cdef bint hop_route_add(hop *h, uint16_t stream, uint8_t track, uint8_t epoch, void *target) noexcept nogil:
-    cdef hop_route *r
-    cdef int i, used = 0
-    for i in range(HOP_ROUTES):
-        used += h.routes[i].track != NULL
-    r = route_find(h, (<uint32_t>stream << 8) | track)
-    if r.track == NULL and used >= HOP_ROUTES // 2:
-        return False
-    r.key = (<uint32_t>stream << 8) | track
-    r.epoch = epoch
-    r.track = target
-    return True
-
-
-cdef void hop_route_remove(hop *h, const void *target) noexcept nogil:
-    cdef hop_route kept[256]
-    cdef int i
-    memcpy(kept, h.routes, sizeof(kept))
-    memset(h.routes, 0, sizeof(kept))
-    for i in range(HOP_ROUTES):
-        if kept[i].track != NULL and kept[i].track != target:
-            route_find(h, kept[i].key)[0] = kept[i]

@@ -14,13 +14,14 @@ from relay_ext.base cimport (
 from relay_ext.egress cimport egress
 from relay_ext.hop cimport (
     HOP_CONTROL, HOP_DELAYS, HOP_OK, HOP_TYPE, TYPE_CONTROL, TYPE_COOKIE, TYPE_INITIATION, TYPE_RESPONSE, TYPE_SOURCE,
-    hop_delivered, hop_destroy, hop_params, hop_receive, hop_route_add, hop_route_remove, hop_send,
+    hop_delivered, hop_destroy, hop_params, hop_receive, hop_send,
     hop_send_control, hop_timer)
 from relay_ext.inner cimport (
     INNER_FIRST, INNER_LAST, INNER_RTCP, INNER_SIZE, INNER_START, INNER_TIME_NS, be32, inner, put16, serial_diff)
 from relay_ext.path cimport path
 from relay_ext.playout cimport (
     track_destroy, track_insert, track_release, track_restart, track_sender_report)
+from relay_ext.route cimport route_add, route_remove
 from relay_ext.rtp cimport (
     RTP_OK, RTP_UNWRAP_HELD, rtcp_is, rtcp_parse, rtcp_sr, rtp_header, rtp_parse, rtp_unwrap_apply)
 from relay_ext.seal cimport (
@@ -465,9 +466,9 @@ cdef inline void apply_link(plane *p, int64_t now, command *c) noexcept nogil:
         at[0] = f.next
         free(f)
     elif c.op == OP_ROUTE_ADD:
-        hop_route_add(<hop *>c.target, <uint16_t>c.a, <uint8_t>c.b, <uint8_t>c.c, c.ptr)
+        route_add(&(<hop *>c.target).routes, <uint16_t>c.a, <uint8_t>c.b, <uint8_t>c.c, c.ptr)
     elif c.op == OP_ROUTE_REMOVE:
-        hop_route_remove(<hop *>c.target, c.ptr)
+        route_remove(&(<hop *>c.target).routes, c.ptr)
     elif c.op == OP_SEND:
         s = slab_get(p.pool)
         if s != NULL:
