@@ -18,6 +18,7 @@ class Candidate:
     refused: str = ""
     """Why it does not take the stream, if it has said so."""
     rtt_ms: float = 0.0
+    """0: not measured yet."""
     min_rtt_ms: float = 0.0
     queue_ms: float = 0.0
     """Relative one-way delay less its minimum."""
@@ -44,8 +45,9 @@ class Choice:
 
 
 def choose(candidates: Sequence[Candidate], current: str | None) -> Choice:
-    """The cheapest usable peer; the current one unless another is clearly better."""
-    usable = sorted((c for c in candidates if c.usable), key=lambda c: (c.cost_ms, c.peer))
+    """The cheapest usable peer; the current one unless another is clearly better. A cost that nobody has measured
+    is no reason for a change."""
+    usable = sorted((c for c in candidates if c.usable), key=lambda c: (c.rtt_ms == 0, c.cost_ms, c.peer))
     if not usable:
         return Choice(None, _why_none(candidates))
     best = usable[0]

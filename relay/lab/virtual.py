@@ -17,7 +17,7 @@ def no_file(path: Path) -> str:
 
 
 class VirtualNode:
-    """A node at `host` on a Network. `random_bytes` comes from the seed, so that a run can be repeated."""
+    """A node at `host` on a Network. What is random comes from the seed, so that a run can be repeated."""
 
     def __init__(
         self,
@@ -34,6 +34,7 @@ class VirtualNode:
         self.host = host
         self._out: list[Sent] = []
         self._next_port = HOP_PORT + 1
+        self._random = random.Random(seed)
         public = public_key(static) if static else bytes(32)
         self.plane = Plane(public, slabs=slabs, now_ns=now_ns)
         self.machine = Machine(
@@ -41,7 +42,7 @@ class VirtualNode:
             self.plane,
             self,
             static=static,
-            random_bytes=random.Random(seed).randbytes,
+            random_bytes=self.random_bytes,
             resolve=lambda host, port: ((host, port),),
             read=no_file,
         )
@@ -50,6 +51,9 @@ class VirtualNode:
             network.attach(self, HOP_PORT, (host, config.hop.listen.port))
         self.machine.start(now_ns)
         network.wake(self)
+
+    def random_bytes(self, n: int) -> bytes:
+        return self._random.randbytes(n)
 
     # ---- Ports -------------------------------------------------------------------------------
 
@@ -69,11 +73,15 @@ class VirtualNode:
         self._handle(now_ns)
 
     def poll(self, now_ns: int) -> tuple[list[Sent], int | None]:
-        deadline = self.machine.poll(now_ns)
-        sent, plane_deadline = self.plane.poll(now_ns)
+        self._out += self.plane.poll(now_ns)[0]  # commands take effect at the time that the plane last saw
         self._handle(now_ns)
+        deadline = self._decide(now_ns)
+        sent, plane_deadline = self.plane.poll(now_ns)
         out, self._out = self._out + sent, []
         return out, deadline if plane_deadline is None else min(deadline, plane_deadline)
+
+    def _decide(self, now_ns: int) -> int:
+        return self.machine.poll(now_ns)
 
     def _handle(self, now_ns: int) -> None:
         for e in self.plane.drain_events():
