@@ -7,8 +7,8 @@ an index raises KeyError for one that does not exist. Addresses are (host, port)
 
 from typing import Any, Final, NamedTuple, Self
 
-Address = tuple[str, int]
-Datagram = tuple[int, Address, bytes]
+_Address = tuple[str, int]
+_Datagram = tuple[int, _Address, bytes]
 """Port, address, bytes: the address it came from, or is to be sent to."""
 
 EVENT_HANDSHAKE: Final[int]
@@ -42,7 +42,7 @@ class Event(NamedTuple):
     port: int
     size: int
     """Bytes of the datagram that caused it."""
-    address: Address
+    address: _Address
     """Where that datagram came from."""
     data: bytes
 
@@ -108,8 +108,8 @@ class Plane:
         self,
         track: int,
         port: int,
-        to: Address,
-        rtcp_to: Address,
+        to: _Address,
+        rtcp_to: _Address,
         *,
         ssrc: int,
         seq: int,
@@ -145,7 +145,7 @@ class Plane:
         budgets: how long repair of what is sent and received may take, beyond propagation.
         """
     def set_path(
-        self, hop_id: int, path_id: int, *, address: Address | None = None, datagram_max: int = 0
+        self, hop_id: int, path_id: int, *, address: _Address | None = None, datagram_max: int = 0
     ) -> None:
         """Set a path's address and proven datagram size (1232 to 2000 bytes of UDP payload), if given.
 
@@ -181,10 +181,10 @@ class Plane:
 
     # datagrams that Python makes
 
-    def send_datagram(self, port: int, address: Address, data: bytes) -> None:
+    def send_datagram(self, port: int, address: _Address, data: bytes) -> None:
         """Send a datagram as it is: handshakes. Raises ValueError beyond 2032 bytes."""
     def send_control(
-        self, hop_id: int, path_id: int, address: Address | None, frame: bytes, pad_to: int = 0
+        self, hop_id: int, path_id: int, address: _Address | None, frame: bytes, pad_to: int = 0
     ) -> None:
         """Seal a control frame and send it to `address`, or to the path's own where that is None.
 
@@ -196,7 +196,7 @@ class Plane:
     # events and statistics
 
     def drain_events(self) -> list[Event]:
-        """Every event that waits, by kind in the order handshakes, control, notices."""
+        """Every event that waits, by kind: handshakes, cookie replies, control, notices, sources."""
     def stats(self) -> dict[str, int]:
         """Counters of the plane."""
     def track_stats(self, track: int) -> dict[str, Any]:
@@ -212,7 +212,7 @@ class Plane:
 
     # driven from Python
 
-    def receive(self, now_ns: int, datagrams: list[Datagram]) -> list[Datagram]:
+    def receive(self, now_ns: int, datagrams: list[_Datagram]) -> list[_Datagram]:
         """Take datagrams at a moment; returns those to be sent. Raises RuntimeError under an engine."""
-    def poll(self, now_ns: int) -> tuple[list[Datagram], int | None]:
+    def poll(self, now_ns: int) -> tuple[list[_Datagram], int | None]:
         """Run what is due; returns the datagrams to be sent and the next deadline in ns, None without one."""
