@@ -423,11 +423,13 @@ cdef class Plane:
     # ---- events and statistics ---------------------------------------------------------------
 
     def drain_events(self):
-        """Every event that waits, by kind in the order handshakes, control, notices: list[Event]."""
+        """Every event that waits, by kind: handshakes, cookie replies, control, notices, sources: list[Event]."""
         cdef list out = []
         drain(&self.p.queues.handshakes, out)
+        drain(&self.p.queues.cookies, out)
         drain(&self.p.queues.control, out)
         drain(&self.p.queues.notices, out)
+        drain(&self.p.queues.sources, out)
         return out
 
     def stats(self):
