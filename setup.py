@@ -73,7 +73,7 @@ class Build(build_ext):
 def modules() -> list[Extension]:
     if IN_SDIST:
         return extensions()
-    from Cython.Build import cythonize
+    from Cython.Build import cythonize  # noqa: PLC0415 - an sdist builds without it
 
     return cythonize(extensions(), language_level=3, nthreads=os.cpu_count() or 1, build_dir="build/cython")
 

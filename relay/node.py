@@ -60,7 +60,7 @@ def resolve(host: str, port: int) -> tuple[tuple[str, int], ...]:
 
 
 class Node:
-    """A running node. `start`, then `stop`; `done` is set when it should end (`failed` says why, if it failed)."""
+    """A running node: `start`, then `stop`. `done` is set when it should end; `failed` says why, if so."""
 
     def __init__(self, config: Config, config_path: Path | None = None) -> None:
         self.config = config
@@ -139,7 +139,7 @@ class Node:
         self._timer = self._loop.call_later(max(deadline_ns - now_ns, 1_000_000) * 1e-9, self._poll)
 
     def reload(self) -> None:
-        """SIGHUP: apply the configuration file as it is now; one that is wrong is refused and the old one goes on."""
+        """SIGHUP: apply the configuration file as it is now; a wrong one is refused, the old one goes on."""
         if self._config_path is None:
             return
         try:
@@ -254,7 +254,7 @@ def run(config: Config, *, config_path: Path | None = None) -> int:
 def run_on_loop(main: Any) -> int:
     """Run a coroutine on uvloop, or on asyncio's own loop where uvloop has no wheel (armv7l)."""
     try:
-        import uvloop
+        import uvloop  # noqa: PLC0415 - not on every platform
     except ImportError:
         return int(asyncio.run(main))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

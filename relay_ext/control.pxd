@@ -16,6 +16,7 @@ cdef class Plane:
     cdef dict keys            # local index -> address
     cdef dict feeds           # (track id, hop id) -> address
     cdef dict track_of        # egress id -> track id
+    cdef dict ports           # port -> track id, of PORT_RTP and PORT_RTCP
 
     cdef int submit(self, command *c) except -1
     cdef int send_command(self, int op, void *target, void *ptr, uint32_t a=*, uint32_t b=*, uint32_t c=*) except -1

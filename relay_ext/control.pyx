@@ -17,12 +17,12 @@ from typing import NamedTuple
 from relay_ext.base cimport addr, event, spsc_commit, spsc_consume, spsc_peek, spsc_queue, spsc_reserve, tx_clear, tx_packet
 from relay_ext.egress cimport EGRESS_CNAME, egress
 from relay_ext.hop cimport HOP_DELAYS, HOP_PATHS, hop, hop_destroy, hop_init, hop_params
-from relay_ext.path cimport path, session_keys
+from relay_ext.path cimport DATAGRAM_MAX, DATAGRAM_MIN, path, session_keys
 from relay_ext.plane cimport (
     OP_CONTROL, OP_COOKIE_SECRET, OP_EGRESS_ADD, OP_EGRESS_REMOVE, OP_FEED_ADD, OP_FEED_REMOVE, OP_HOP_ADD,
     OP_HOP_PARAMS, OP_HOP_REMOVE, OP_KEYS_ADD, OP_KEYS_DROP, OP_KEYS_USE, OP_PATH, OP_PORT,
     OP_ROUTE_ADD, OP_ROUTE_REMOVE, OP_SEND, OP_TRACK_ADD, OP_TRACK_HOLD, OP_TRACK_REMOVE, OP_TRACK_RESTART,
-    PLANE_PORTS, feed, outgoing, path_setting, plane_free, plane_new, plane_apply, plane_poll, plane_receive,
+    PLANE_PORTS, PLANE_SESSIONS, feed, outgoing, path_setting, plane_free, plane_new, plane_apply, plane_poll, plane_receive,
     plane_track)
 from relay_ext.playout cimport track_init
 from relay_ext.rtp cimport rtp_rewrite_init, rtp_unwrap_init
@@ -140,6 +140,7 @@ cdef class Plane:
         self.keys = {}
         self.feeds = {}
         self.track_of = {}
+        self.ports = {}
 
     def __dealloc__(self):
         if self.p != NULL:
@@ -192,15 +193,26 @@ cdef class Plane:
         """Say what datagrams of a port are: PORT_HOP, PORT_EGRESS, or PORT_RTP and PORT_RTCP of a track."""
         if port >= PLANE_PORTS:
             raise ValueError(f"there are {PLANE_PORTS} ports at most")
+        if not _CLOSED < kind <= _EGRESS or (track is not None) != (kind in (_RTP, _RTCP)):
+            raise ValueError("a port of RTP or RTCP has a track, and no other has")
         self.send_command(OP_PORT, pointer(self.tracks[track]) if track is not None else NULL, NULL, port, kind)
+        self.ports.pop(port, None)
+        if track is not None:
+            self.ports[port] = track
 
     def close_port(self, uint32_t port):
+        """What still arrives there is counted as of an unknown port."""
+        if port >= PLANE_PORTS:
+            raise ValueError(f"there are {PLANE_PORTS} ports at most")
         self.send_command(OP_PORT, NULL, NULL, port, _CLOSED)
+        self.ports.pop(port, None)
 
     def add_track(self, *, uint32_t clock_rate, uint32_t hold_us, uint32_t first_seq=0, uint8_t payload_type=0,
                   uint8_t priority=1):
         """A new track's id. `hold_us`: how long playout waits for a missing packet. `first_seq`: origin sequence
         of the first packet, where the track is ingested here."""
+        if clock_rate == 0:
+            raise ValueError("a clock rate is at least 1 Hz")
         cdef plane_track *k = <plane_track *>allocate(sizeof(plane_track))
         if not track_init(&k.t, self.p.pool, &self.p.wheel, &self.p.tx):
             free(k)
@@ -216,8 +228,10 @@ cdef class Plane:
         return k.t.id
 
     def remove_track(self, uint32_t track):
-        """Remove a track, its egresses, its feeds and every route to it. Its ports must have been closed."""
+        """Remove a track, its egresses, its feeds and every route to it, and close its ports."""
         cdef void *k = pointer(self.tracks[track])
+        for port in [p for p, t in self.ports.items() if t == track]:
+            self.close_port(port)
         for egress_id in [e for e, t in self.track_of.items() if t == track]:
             self.remove_egress(egress_id)
         for feed_track, feed_hop in [f for f in self.feeds if f[0] == track]:
@@ -240,6 +254,7 @@ cdef class Plane:
         that RFC 3550 wants random; payload type 255 keeps the source's."""
         if len(cname) > EGRESS_CNAME:
             raise ValueError(f"a CNAME has {EGRESS_CNAME} bytes at most")
+        cdef void *of = pointer(self.tracks[track])
         cdef egress *e = <egress *>allocate(sizeof(egress))
         try:
             parse_address(to, &e.to)
@@ -255,7 +270,7 @@ cdef class Plane:
         rtp_rewrite_init(&e.rewrite, ssrc, payload_type, seq, timestamp)
         self.egresses[e.id] = <uintptr_t>e
         self.track_of[e.id] = track
-        self.send_command(OP_EGRESS_ADD, pointer(self.tracks[track]), e)
+        self.send_command(OP_EGRESS_ADD, of, e)
         return e.id
 
     def remove_egress(self, uint32_t egress_id):
@@ -291,17 +306,21 @@ cdef class Plane:
     def set_params(self, uint32_t hop_id, *, double proactive, double max_overhead, int64_t send_budget_ns,
                    int64_t receive_budget_ns):
         """What the decision plane wants of a hop's repair; see hop.pxd for the units."""
+        cdef void *h = pointer(self.hops[hop_id])
         cdef hop_params *q = <hop_params *>allocate(sizeof(hop_params))
         q.proactive = proactive
         q.max_overhead = max_overhead
         q.send_budget = send_budget_ns
         q.receive_budget = receive_budget_ns
-        self.send_command(OP_HOP_PARAMS, pointer(self.hops[hop_id]), q)
+        self.send_command(OP_HOP_PARAMS, h, q)
 
     def set_path(self, uint32_t hop_id, uint32_t path_id, *, tuple address=None, uint16_t datagram_max=0):
         """Set a path's address and proven datagram size (bytes of UDP payload), each where given."""
         if path_id >= HOP_PATHS:
             raise ValueError(f"a peer has {HOP_PATHS} paths at most")
+        if datagram_max and not DATAGRAM_MIN <= datagram_max <= DATAGRAM_MAX:
+            raise ValueError(f"a path carries datagrams of {DATAGRAM_MIN} to {DATAGRAM_MAX} bytes")
+        cdef void *h = pointer(self.hops[hop_id])
         cdef path_setting *s = <path_setting *>allocate(sizeof(path_setting))
         if address is not None:
             try:
@@ -311,7 +330,7 @@ cdef class Plane:
                 raise
             s.has_address = True
         s.datagram_max = datagram_max
-        self.send_command(OP_PATH, pointer(self.hops[hop_id]), s, path_id)
+        self.send_command(OP_PATH, h, s, path_id)
 
     def add_keys(self, uint32_t hop_id, uint32_t path_id, uint32_t local_index, uint32_t remote_index,
                  bytes send_key, bytes receive_key, int cipher, uint32_t generation, uint64_t instance):
@@ -321,6 +340,9 @@ cdef class Plane:
             raise ValueError("a session key has 32 bytes")
         if path_id >= HOP_PATHS or local_index in self.keys:
             raise ValueError("no such path, or the index is taken")
+        if len(self.keys) >= PLANE_SESSIONS // 2:
+            raise ValueError(f"there are {PLANE_SESSIONS // 2} sets of keys at most")
+        cdef void *owner = pointer(self.hops[hop_id])
         cdef session_keys *k = <session_keys *>allocate(sizeof(session_keys))
         k.send = seal_key_new(cipher, send_key, True)
         k.receive = seal_key_new(cipher, receive_key, False)
@@ -329,7 +351,7 @@ cdef class Plane:
             seal_key_free(k.receive)
             free(k)
             raise ValueError(f"cipher {cipher} cannot be set up")
-        k.owner = pointer(self.hops[hop_id])
+        k.owner = owner
         k.local_index = local_index
         k.remote_index = remote_index
         k.path = path_id
@@ -351,13 +373,15 @@ cdef class Plane:
         """Send a track to a peer."""
         if (track, hop_id) in self.feeds:
             raise ValueError("the track is sent to that peer already")
+        cdef void *k = pointer(self.tracks[track])
+        cdef void *to = pointer(self.hops[hop_id])
         cdef feed *f = <feed *>allocate(sizeof(feed))
-        f.to = <hop *>pointer(self.hops[hop_id])
+        f.to = <hop *>to
         f.stream = stream_alias
         f.track = track_alias
         f.epoch = epoch
         self.feeds[track, hop_id] = <uintptr_t>f
-        self.send_command(OP_FEED_ADD, pointer(self.tracks[track]), f)
+        self.send_command(OP_FEED_ADD, k, f)
 
     def remove_feed(self, uint32_t track, uint32_t hop_id):
         cdef void *f = pointer(self.feeds.pop((track, hop_id)))
@@ -383,10 +407,11 @@ cdef class Plane:
         """Seal a control frame and send it to `address`, or to the path's own where that is None."""
         if path_id >= HOP_PATHS or len(frame) + 34 > SLAB_DATA or pad_to > SLAB_DATA:
             raise ValueError("no such path, or the frame is too long")
+        cdef void *h = pointer(self.hops[hop_id])
         cdef outgoing *o = make_outgoing(address, frame)
         o.port = path_id
         o.pad_to = pad_to
-        self.send_command(OP_CONTROL, pointer(self.hops[hop_id]), o)
+        self.send_command(OP_CONTROL, h, o)
 
     def set_cookie_secret(self, bytes secret):
         if len(secret) != 32:
@@ -398,11 +423,13 @@ cdef class Plane:
     # ---- events and statistics ---------------------------------------------------------------
 
     def drain_events(self):
-        """Every event that waits, by kind in the order handshakes, control, notices: list[Event]."""
+        """Every event that waits, by kind: handshakes, cookie replies, control, notices, sources: list[Event]."""
         cdef list out = []
         drain(&self.p.queues.handshakes, out)
+        drain(&self.p.queues.cookies, out)
         drain(&self.p.queues.control, out)
         drain(&self.p.queues.notices, out)
+        drain(&self.p.queues.sources, out)
         return out
 
     def stats(self):
@@ -444,7 +471,8 @@ cdef class Plane:
         out = dict(h.stats)
         out["deficit_rows"] = h.decoder.rows
         out["paths"] = [path_dict(&h.paths[i]) for i in range(HOP_PATHS) if h.paths[i].has_address]
-        out["receive_loss_ratio"] = 1 - p.rx_packets / (p.rx_highest + 1) if p.rx_started else 0.0
+        expected = p.rx_highest - p.rx_first + 1
+        out["receive_loss_ratio"] = max(1 - p.rx_packets / expected, 0.0) if p.rx_started else 0.0
         return out
 
     def hop_delays(self, uint32_t hop_id):

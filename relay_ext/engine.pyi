@@ -38,8 +38,9 @@ class Engine:
         """Lets the plane receive and send on a bound UDP socket under the number `port` (0 to 4095).
 
         The engine works on a duplicate: the caller may close its own. Buffers of 4 MB and UDP_GRO are set on
-        it; commands given to the plane before take effect before. `probe_mtu` sets IP_PMTUDISC_PROBE (never fragment, heed no ICMP; RFC 8899). Raises ValueError for
-        a number in use or a socket of another kind, OSError as the system says.
+        it; commands given to the plane before take effect before. `probe_mtu` sets IP_PMTUDISC_PROBE (never
+        fragment, heed no ICMP; RFC 8899). Raises ValueError for a number in use or a socket of another kind,
+        OSError as the system says.
         """
     def remove_port(self, port: int) -> None:
         """When it returns the thread no longer uses the socket, which is closed.

@@ -9,6 +9,7 @@ cdef enum:
     PATH_LOSS_SAMPLES = 64    # at least 40 ms apart: 2.5 s of reports
     PATH_ARRIVALS = 32        # arrival times a report carries, at most
     DATAGRAM_MIN = 1232       # bytes of UDP payload that any path carries (IPv6's least MTU)
+    DATAGRAM_MAX = 2000       # so that a repair packet fits a slab, and a symbol the code
 
 ctypedef struct session_keys:
     # one set a handshake and path; found by the local index that the peer puts into each datagram
@@ -65,6 +66,7 @@ ctypedef struct path:
     sent_datagram sent[8192]
     # what we receive
     bint rx_started
+    uint64_t rx_first         # counter of the first datagram received
     uint64_t rx_highest
     int64_t rx_highest_at     # ns
     int64_t heard             # ns, last authenticated datagram; 0: none yet

@@ -57,6 +57,7 @@ cdef void path_received(path *p, int64_t now, uint64_t counter, size_t size) noe
         p.arrival_count += 1
     if not p.rx_started:
         p.rx_started = True
+        p.rx_first = counter
     elif counter > p.rx_highest + 1:
         p.rx_runs += 1
     elif counter < p.rx_highest:

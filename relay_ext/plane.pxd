@@ -110,8 +110,10 @@ ctypedef struct plane_port:
 ctypedef struct plane_queues:
     spsc_queue commands       # Python to the packet plane
     spsc_queue handshakes     # events; one queue a kind, so that a flood of one cannot starve another
+    spsc_queue cookies        # handshakes that anyone can send: nothing vouches for a cookie reply here
     spsc_queue control
     spsc_queue notices
+    spsc_queue sources        # notices that a source can bring about with every packet
 
 ctypedef struct plane_stats:
     uint64_t unknown_port
@@ -122,9 +124,13 @@ ctypedef struct plane_stats:
     uint64_t cookies_sent
     uint64_t handshake_limited
     uint64_t handshake_too_long
+    uint64_t handshake_no_memory
+    uint64_t bad_cookie           # a cookie reply of another length
     uint64_t handshakes_dropped   # their queue was full
+    uint64_t cookies_dropped
     uint64_t control_dropped
     uint64_t notices_dropped
+    uint64_t sources_dropped
     uint64_t receiver_reports     # that ended at an egress port
 
 ctypedef struct plane:

@@ -35,8 +35,10 @@ cdef enum:
     TIMER_HOP = 2
     COMMANDS = 1024           # waiting for the packet plane, at most
     HANDSHAKES = 128          # events waiting for Python, at most
+    COOKIES = 32
     CONTROLS = 256
     NOTICES = 256
+    SOURCES = 64
 
 cdef int64_t LATCH_SILENCE = 2000000000    # ns; after it an ingest port takes another source
 cdef int64_t NOTICE_INTERVAL = 100000000   # ns between two notices of an address on one path
@@ -54,8 +56,10 @@ cdef plane *plane_new(uint32_t slabs, const uint8_t *public_key, int64_t now) no
     if (p.pool == NULL or p.gate == NULL
             or not spsc_init(&p.queues.commands, COMMANDS, sizeof(command))
             or not spsc_init(&p.queues.handshakes, HANDSHAKES, sizeof(event))
+            or not spsc_init(&p.queues.cookies, COOKIES, sizeof(event))
             or not spsc_init(&p.queues.control, CONTROLS, sizeof(event))
-            or not spsc_init(&p.queues.notices, NOTICES, sizeof(event))):
+            or not spsc_init(&p.queues.notices, NOTICES, sizeof(event))
+            or not spsc_init(&p.queues.sources, SOURCES, sizeof(event))):
         plane_free(p)
         return NULL
     return p
@@ -69,8 +73,10 @@ cdef void plane_free(plane *p) noexcept nogil:
     gate_free(p.gate)
     spsc_destroy(&p.queues.commands)
     spsc_destroy(&p.queues.handshakes)
+    spsc_destroy(&p.queues.cookies)
     spsc_destroy(&p.queues.control)
     spsc_destroy(&p.queues.notices)
+    spsc_destroy(&p.queues.sources)
     free(p)
 
 
@@ -137,7 +143,8 @@ cdef inline bint follow(plane *p, int64_t now, plane_track *k, const addr *sourc
         return True
     g.ssrc = ssrc
     g.stats.sources += 1
-    notify(p, now, EVENT_SOURCE, k.t.id, ssrc, source, 0)
+    if new_event(p, &p.queues.sources, &p.stats.sources_dropped, now, EVENT_SOURCE, k.t.id, ssrc, source, 0) != NULL:
+        spsc_commit(&p.queues.sources)
     return True
 
 
@@ -236,8 +243,7 @@ cdef void receive_handshake(plane *p, int64_t now, uint16_t port, const addr *so
                             size_t n) noexcept nogil:
     cdef uint8_t address[18]
     cdef size_t reply_len = 0
-    cdef int verdict = GATE_PASS
-    cdef event *e
+    cdef int verdict
     cdef slab *reply
     if data[0] < TYPE_INITIATION or data[0] > TYPE_COOKIE:
         p.stats.bad_type += 1
@@ -245,31 +251,42 @@ cdef void receive_handshake(plane *p, int64_t now, uint16_t port, const addr *so
     if n > EVENT_DATA:
         p.stats.handshake_too_long += 1
         return
-    if data[0] != TYPE_COOKIE:  # a cookie reply is authenticated by the key that the asker alone can derive
-        memcpy(address, source.ip, 16)
-        put16(address + 16, source.port)
-        reply = slab_get(p.pool)
-        if reply == NULL:
-            return
-        verdict = gate_check(p.gate, now, address, data, n, reply.data, &reply_len)
-        if verdict == GATE_COOKIE:
-            reply.len = <uint16_t>reply_len
-            send_plain(p, port, source, reply)
-            p.stats.cookies_sent += 1
-        slab_unref(p.pool, reply)
+    if data[0] == TYPE_COOKIE:  # authenticated by the key that the asker alone can derive
+        if n == GATE_REPLY:
+            queue_handshake(p, &p.queues.cookies, &p.stats.cookies_dropped, now, port, source, data, n)
+        else:
+            p.stats.bad_cookie += 1
+        return
+    memcpy(address, source.ip, 16)
+    put16(address + 16, source.port)
+    reply = slab_get(p.pool)
+    if reply == NULL:
+        p.stats.handshake_no_memory += 1
+        return
+    verdict = gate_check(p.gate, now, address, data, n, reply.data, &reply_len)
+    if verdict == GATE_COOKIE:
+        reply.len = <uint16_t>reply_len
+        send_plain(p, port, source, reply)
+        p.stats.cookies_sent += 1
+    slab_unref(p.pool, reply)
     if verdict == GATE_PASS:
-        e = new_event(p, &p.queues.handshakes, &p.stats.handshakes_dropped, now, EVENT_HANDSHAKE, 0, 0, source, n)
-        if e != NULL:
-            e.port = port
-            e.len = <uint16_t>n
-            memcpy(e.data, data, n)
-            spsc_commit(&p.queues.handshakes)
+        queue_handshake(p, &p.queues.handshakes, &p.stats.handshakes_dropped, now, port, source, data, n)
     elif verdict == GATE_BAD_MAC1:
         p.stats.bad_mac1 += 1
     elif verdict == GATE_SHORT:
         p.stats.short_datagrams += 1
     elif verdict != GATE_COOKIE:
         p.stats.handshake_limited += 1
+
+
+cdef inline void queue_handshake(plane *p, spsc_queue *q, uint64_t *dropped, int64_t now, uint16_t port,
+                                 const addr *source, const uint8_t *data, size_t n) noexcept nogil:
+    cdef event *e = new_event(p, q, dropped, now, EVENT_HANDSHAKE, 0, 0, source, n)
+    if e != NULL:
+        e.port = port
+        e.len = <uint16_t>n
+        memcpy(e.data, data, n)
+        spsc_commit(q)
 
 
 cdef inline void send_plain(plane *p, uint16_t port, const addr *to, slab *body) noexcept nogil:

@@ -1,6 +1,7 @@
 # cython: boundscheck=False, wraparound=False
 # Slots are always addressed through `sequence & (RING_CAPACITY - 1)`.
 """A track's ring: packets by origin sequence, each once, until playout has passed them."""
+from libc.stdint cimport int32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -66,10 +67,11 @@ cdef bint join_parts(ring *r, slot *s, const inner *h, slab *body, uint16_t off)
 
 cdef inline bint advance(ring *r, uint32_t seq) noexcept nogil:
     """Make room for seq; True when it is so far from the rest that the ring was emptied."""
-    cdef uint32_t oldest
+    cdef int32_t ahead
     if r.occupied:
-        oldest = r.next if r.started else r.lowest
-        if serial_diff(seq, oldest) >= RING_CAPACITY or serial_diff(seq, r.highest) <= -2 * RING_CAPACITY:
+        ahead = serial_diff(seq, r.next if r.started else r.lowest)
+        # Back from `highest` as a plain difference: across half of the number space a serial one changes sign.
+        if ahead >= RING_CAPACITY or ahead < 0 and (r.started or r.highest - seq >= 2 * RING_CAPACITY):
             ring_reset(r)
             r.lowest = r.highest = seq
             r.occupied = True
@@ -114,7 +116,8 @@ cdef int ring_insert(ring *r, const inner *h, slab *body, uint16_t off, int64_t 
         return RING_PART
     s.state = SLOT_FULL
     r.held += 1
-    if not r.started and s.flags & INNER_START:
+    # With older packets in the ring it was overtaken: the order is then made at their deadline.
+    if not r.started and s.flags & INNER_START and h.seq == r.lowest:
         r.next = h.seq
         r.started = True
     return RING_RESET if reset else RING_STORED

@@ -1,4 +1,7 @@
-"""How much proactive repair a hop sends. docs/loss.md has the derivation; reactive repair is the packet plane's."""
+"""How much proactive repair a hop sends; reactive repair is the packet plane's.
+
+docs/loss.md has the derivation.
+"""
 
 from dataclasses import dataclass
 from math import sqrt
@@ -39,7 +42,9 @@ def proactive_ratio(link: Link) -> float:
     if loss <= 0:
         return 0.0
     covered = min(link.budget_ns * 1e-9 * link.packets_per_second, WINDOW_SYMBOLS) * (1 + mean)
-    deviation = sqrt(loss * (1 - loss) / max(covered, 1.0)) * sqrt((1 + link.loss_burst) / (1 - link.loss_burst))
+    deviation = sqrt(loss * (1 - loss) / max(covered, 1.0)) * sqrt(
+        (1 + link.loss_burst) / (1 - link.loss_burst)
+    )
     worst = min(loss + 3 * deviation, LOSS_MAX)
     alone = worst / (1 - worst)
     one_round = link.rtt_ns + REPORT_SLACK_NS

@@ -31,8 +31,8 @@ class Candidate:
 
     @property
     def cost_ms(self) -> float:
-        """Milliseconds that the hop costs a viewer: propagation, queue, jitter, and one and a half round trips
-        for each packet that is lost."""
+        """Milliseconds that the hop costs a viewer: propagation, queue, jitter, and one and a half round
+        trips for each packet that is lost."""
         loss = min(self.loss_ratio, 0.95)
         repair = 1.5 * self.rtt_ms * loss / (1 - loss)
         return self.min_rtt_ms / 2 + self.queue_ms + 4 * self.jitter_ms + repair
@@ -58,7 +58,9 @@ def choose(candidates: Sequence[Candidate], current: str | None) -> Choice:
     gain = held.cost_ms - best.cost_ms
     if gain >= BETTER_MS and gain >= BETTER_RATIO * held.cost_ms:
         return Choice(best.peer, f"{best.cost_ms:.1f} ms instead of {held.peer}'s {held.cost_ms:.1f} ms")
-    return Choice(held.peer, f"kept at {held.cost_ms:.1f} ms; {best.peer}'s {best.cost_ms:.1f} ms is not enough better")
+    return Choice(
+        held.peer, f"kept at {held.cost_ms:.1f} ms; {best.peer}'s {best.cost_ms:.1f} ms is not enough better"
+    )
 
 
 def _why_none(candidates: Sequence[Candidate]) -> str:

@@ -45,7 +45,8 @@ def sources_of(ingest: RtpIngest, read: Callable[[Path], str]) -> tuple[TrackSou
     """
     if ingest.sdp is None:
         return tuple(
-            TrackSource(TrackFormat(t.kind, t.codec, t.payload_type, t.clock_rate), t.listen) for t in ingest.tracks
+            TrackSource(TrackFormat(t.kind, t.codec, t.payload_type, t.clock_rate), t.listen)
+            for t in ingest.tracks
         )
     return tuple(
         TrackSource(

@@ -10,13 +10,11 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from relay.errors import RelayError
-from relay_ext.control import Plane
+from relay_ext.control import Event, Plane
 from relay_ext.engine import Engine
 
-Event = tuple[Any, ...]  # as Plane.drain_events gives them
 Address = tuple[str, int]  # host (an IP address, or a name of this machine) and UDP port
 
 IPV6_MISSING = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
@@ -100,8 +98,8 @@ class EngineService:
 def open_udp(address: Address, *, reuse: bool = False) -> socket.socket:
     """A UDP socket bound to `address`; port 0 takes a free one.
 
-    Host "::" takes IPv4 as well, and becomes "0.0.0.0" where the kernel has no IPv6. `reuse` lets several sockets
-    of this user share the port (SO_REUSEPORT). Raises PortError.
+    Host "::" takes IPv4 as well, and becomes "0.0.0.0" where the kernel has no IPv6. `reuse` lets several
+    sockets of this user share the port (SO_REUSEPORT). Raises PortError.
     """
     host, port = address
     try:

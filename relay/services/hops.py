@@ -99,9 +99,13 @@ class Hops:
 
     # ---- peers -------------------------------------------------------------------------------
 
-    def add(self, now_ns: int, name: str, region: str, public_key: bytes, addresses: Iterable[Address]) -> Hop:
-        """Begin to speak with a peer; without addresses it is the peer that calls. Raises ValueError when the key is
-        taken."""
+    def add(
+        self, now_ns: int, name: str, region: str, public_key: bytes, addresses: Iterable[Address]
+    ) -> Hop:
+        """Begin to speak with a peer; without addresses it is the peer that calls.
+
+        Raises ValueError when the key is taken.
+        """
         peer = Peer(name, public_key, tuple(addresses))
         session = self.acceptor.add(peer)
         hop_id = self._plane.add_hop(self._port, int.from_bytes(self._random_bytes(4), "big"))
@@ -150,7 +154,7 @@ class Hops:
         return True
 
     def set_budgets(self, hop: Hop, send_ms: int | None, receive_ms: int | None) -> None:
-        """Largest repair budgets of the streams that are sent to and received from the peer; None: no stream."""
+        """Largest repair budgets of the streams sent to and received from the peer; None: no stream."""
         hop.send_budget_ms = send_ms or self._budget_ms
         hop.receive_budget_ms = receive_ms or self._budget_ms
         self._apply_params(hop)
@@ -214,7 +218,11 @@ class Hops:
         receive_ms = hop.receive_budget_ms or self._budget_ms
         ratio = self._ratio(hop, send_ms)
         told = hop.params
-        if told and told[1:] == (send_ms, receive_ms) and abs(told[0] - ratio) < RATIO_STEP * max(ratio, told[0], 0.05):
+        if (
+            told
+            and told[1:] == (send_ms, receive_ms)
+            and abs(told[0] - ratio) < RATIO_STEP * max(ratio, told[0], 0.05)
+        ):
             return
         hop.params = (ratio, send_ms, receive_ms)
         self._plane.set_params(
@@ -266,10 +274,19 @@ class Hops:
             case DropKeys(local_index):
                 self._plane.drop_keys(local_index)
             case SetAddress(path, address):
-                event(logger, logging.INFO, "path_address", peer=hop.name, path=path, address="%s port %d" % address)
+                event(
+                    logger,
+                    logging.INFO,
+                    "path_address",
+                    peer=hop.name,
+                    path=path,
+                    address="{} port {}".format(*address),
+                )
                 self._plane.set_path(hop.id, path, address=address)
             case SetMtu(path, datagram_bytes):
-                event(logger, logging.INFO, "path_mtu", peer=hop.name, path=path, datagram_bytes=datagram_bytes)
+                event(
+                    logger, logging.INFO, "path_mtu", peer=hop.name, path=path, datagram_bytes=datagram_bytes
+                )
                 self._plane.set_path(hop.id, path, datagram_max=datagram_bytes)
             case Deliver(message):
                 self._on_message(now_ns, hop, message)

@@ -71,8 +71,11 @@ class Machine:
             self._add_peer(now_ns, peer)
 
     def reload(self, now_ns: int, config: Config) -> None:
-        """Apply another configuration: what is the same in both goes on untouched. `[node]`, the listeners and the key
-        stay as they are until a restart. Raises as `start`, after which what could be applied is."""
+        """Apply another configuration: what is the same in both goes on untouched.
+
+        `[node]`, the listeners and the key stay as they are until a restart. Raises as `start`, after which
+        what could be applied is.
+        """
         old = self._config
         self._config = config
         self._reload_peers(now_ns, old, config)

@@ -17,15 +17,29 @@ HOP_COUNTERS = {
     "recovered_packets": "recovered",
     "unrecovered_packets": "unrecovered",
 }
-HOP_DROPS = (
-    "duplicate repair_redundant repair_refused forged replayed short_datagrams bad_type bad_inner unknown_track "
-    "stale_epoch too_many_hops bad_report no_session too_long no_memory overhead_limited"
-).split()
-INGEST_DROPS = "not_rtp not_rtcp other_source payload_type too_long held".split()
+HOP_DROPS = [
+    "duplicate",
+    "repair_redundant",
+    "repair_refused",
+    "forged",
+    "replayed",
+    "short_datagrams",
+    "bad_type",
+    "bad_inner",
+    "unknown_track",
+    "stale_epoch",
+    "too_many_hops",
+    "bad_report",
+    "no_session",
+    "too_long",
+    "no_memory",
+    "overhead_limited",
+]
+INGEST_DROPS = ["not_rtp", "not_rtcp", "other_source", "payload_type", "too_long", "held"]
 
 
 def percentile(histogram: list[int], share: float) -> float | None:
-    """The upper edge (ms) of the slot in which that share of a histogram of 1 ms slots is reached; None when empty."""
+    """Upper edge (ms) of the slot where that share of a histogram of 1 ms slots is reached; None: empty."""
     total = sum(histogram)
     if not total:
         return None
@@ -55,7 +69,9 @@ def hop_status(plane: Plane, hop: Hop) -> Status:
             "receive": round(max(stats["receive_loss_ratio"], 0.0), 6),
         },
         **{name: stats[counter] for name, counter in HOP_COUNTERS.items()},
-        "overhead_ratio": round(stats["repair_bytes"] / stats["source_bytes"], 6) if stats["source_bytes"] else 0.0,
+        "overhead_ratio": round(stats["repair_bytes"] / stats["source_bytes"], 6)
+        if stats["source_bytes"]
+        else 0.0,
         "proactive_ratio": round(hop.params[0], 4) if hop.params else None,
         "added_delay_ms": {"p50": percentile(delays, 0.5), "p99": percentile(delays, 0.99)},
         "target_bitrate": None,
@@ -71,7 +87,7 @@ def hop_status(plane: Plane, hop: Hop) -> Status:
 def _path_status(path: Status) -> Status:
     return {
         "id": path["id"],
-        "address": "[%s]:%d" % path["address"] if ":" in path["address"][0] else "%s:%d" % path["address"],
+        "address": ("[{}]:{}" if ":" in path["address"][0] else "{}:{}").format(*path["address"]),
         "rtt_ms": round(path["rtt_ns"] / MS, 3) if path["rtt_ns"] else None,
         "loss_ratio": round(path["loss_ratio"], 6),
         "sent_packets": path["sent_packets"],
@@ -121,7 +137,7 @@ def _track_status(plane: Plane, track: Track) -> Status:
         "codec": track.format.codec,
         "payload_type": track.format.payload_type,
         "ssrc": stats["ssrc"],
-        "source_address": "%s port %d" % stats["source"] if stats["source"] else None,
+        "source_address": "{} port {}".format(*stats["source"]) if stats["source"] else None,
         "received_packets": stats["received"],
         "received_bytes": stats["received_bytes"],
         "delivered_packets": stats["delivered"],
@@ -137,7 +153,8 @@ def _track_status(plane: Plane, track: Track) -> Status:
             "no_memory": stats["no_memory"],
         },
         "egress": [
-            {"address": str(to.address), **_egress_status(plane, egress)} for to, egress in track.egresses.items()
+            {"address": str(to.address), **_egress_status(plane, egress)}
+            for to, egress in track.egresses.items()
         ],
     }
 

@@ -30,6 +30,7 @@ REFUSED_FOR_NS = 5000 * MS
 STREAMS_MAX = 256
 """Streams taken from peers, at most."""
 BUDGET_LEAST_MS = 20
+NOT_CHOSEN = Choice(None, "not yet chosen")
 
 
 class Ports(Protocol):
@@ -73,7 +74,7 @@ class Stream:
     """The peer that it is sent, or offered, to."""
     accepted: bool = False
     offered: bool = False
-    choice: Choice = Choice(None, "not yet chosen")
+    choice: Choice = NOT_CHOSEN
     candidates: list[Candidate] = field(default_factory=list)
     refusals: dict[str, tuple[str, int]] = field(default_factory=dict)
     """By peer: the reason, and until when it holds (ns)."""
@@ -86,7 +87,9 @@ class Stream:
 class Streams:
     """`attach` gives it the hops before anything else happens; None for a plain forwarder."""
 
-    def __init__(self, plane: Plane, ports: Ports, *, budget_ms: int, random_bytes: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, plane: Plane, ports: Ports, *, budget_ms: int, random_bytes: Callable[[int], bytes]
+    ) -> None:
         self.streams: dict[str, Stream] = {}
         self.draining = False
         self._plane = plane
@@ -104,8 +107,13 @@ class Streams:
 
     # ---- configuration -----------------------------------------------------------------------
 
-    def add_ingest(self, now_ns: int, name: str, latency_ms: int | None, sources: tuple[TrackSource, ...]) -> Stream:
-        """A stream that enters here. Raises OSError when a port cannot be had; nothing is left behind then."""
+    def add_ingest(
+        self, now_ns: int, name: str, latency_ms: int | None, sources: tuple[TrackSource, ...]
+    ) -> Stream:
+        """A stream that enters here.
+
+        Raises OSError when a port cannot be had; nothing is left behind then.
+        """
         stream = self._get(name)
         if stream.source is not None:
             self._let_go(now_ns, stream, f"{name} now enters at another node")
@@ -249,7 +257,14 @@ class Streams:
         if stream.choice.peer is None:
             return  # whoever has it keeps it: the hop may come back
         if stream.choice.peer != current:
-            event(logger, logging.INFO, "stream_route", stream=stream.name, to=stream.choice.peer, why=stream.choice.why)
+            event(
+                logger,
+                logging.INFO,
+                "stream_route",
+                stream=stream.name,
+                to=stream.choice.peer,
+                why=stream.choice.why,
+            )
             self._withdraw(now_ns, stream, "sent elsewhere")
             stream.route = self._hops.named(stream.choice.peer)
         if not stream.offered:
@@ -334,7 +349,9 @@ class Streams:
             case PublishRefused(alias, epoch, reason):
                 self._refused(now_ns, hop, alias, epoch, reason)
             case Unpublish(alias, epoch, reason):
-                stream = next((s for s in self.streams.values() if s.source is hop and s.alias == alias), None)
+                stream = next(
+                    (s for s in self.streams.values() if s.source is hop and s.alias == alias), None
+                )
                 if stream is not None and stream.epoch == epoch:
                     self._let_go(now_ns, stream, reason)
 
@@ -394,11 +411,21 @@ class Streams:
         self._attach_egresses(stream)
         self._set_budgets(hop)
         self._hops.send(now_ns, hop, PublishOk(offer.alias, offer.epoch))
-        event(logger, logging.INFO, "stream_received", stream=stream.name, peer=hop.name, tracks=len(stream.tracks))
+        event(
+            logger,
+            logging.INFO,
+            "stream_received",
+            stream=stream.name,
+            peer=hop.name,
+            tracks=len(stream.tracks),
+        )
 
     def _fit_tracks(self, stream: Stream, hop: Hop, offer: Publish) -> None:
-        """Give the offered tracks to the packet plane. Those that are as before go on, so that receivers see one
-        unbroken sequence across a restart of the publisher."""
+        """Give the offered tracks to the packet plane.
+
+        Those that are as before go on, so that receivers see one unbroken sequence across a restart of the
+        publisher.
+        """
         formats = [format_of(track) for track in offer.tracks]
         if [track.format for track in stream.tracks] != formats:
             self._clear_tracks(stream)

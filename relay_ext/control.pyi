@@ -1,0 +1,218 @@
+"""What Python says to the packet plane and reads from it.
+
+With an engine running, commands go through a bounded queue (PlaneBusy when it is full); without one they take
+effect at once, and `receive` and `poll` drive the same machine from Python. Every method that takes an id or
+an index raises KeyError for one that does not exist. Addresses are (host, port), the host a number, no name.
+"""
+
+from typing import Any, Final, NamedTuple, Self
+
+_Address = tuple[str, int]
+_Datagram = tuple[int, _Address, bytes]
+"""Port, address, bytes: the address it came from, or is to be sent to."""
+
+EVENT_HANDSHAKE: Final[int]
+"""`data`: a handshake datagram that passed the gate, received on `port`."""
+EVENT_CONTROL: Final[int]
+"""`a`: hop, `b`: local index, `data`: an opened control frame with its padding."""
+EVENT_CONFIRMED: Final[int]
+"""`a`: hop, `b`: local index; the first datagram authenticated under these keys."""
+EVENT_ADDRESS: Final[int]
+"""`a`: hop, `b`: path; an authenticated datagram came from another address than the path's."""
+EVENT_SOURCE: Final[int]
+"""`a`: track, `b`: SSRC; an ingest port follows another source."""
+PORT_HOP: Final[int]
+PORT_RTP: Final[int]
+"""RTP, and RTCP multiplexed with it (RFC 5761)."""
+PORT_RTCP: Final[int]
+PORT_EGRESS: Final[int]
+"""Sends; receivers' reports arrive here and end here."""
+DEFAULT_SLABS: Final[int]
+
+class PlaneBusy(RuntimeError):
+    """The command queue is full: the engine has not run for a while."""
+
+class Event(NamedTuple):
+    """What the packet plane leaves to Python; which fields mean something depends on `kind`."""
+
+    kind: int
+    now_ns: int
+    a: int
+    b: int
+    port: int
+    size: int
+    """Bytes of the datagram that caused it."""
+    address: _Address
+    """Where that datagram came from."""
+    data: bytes
+
+class Link(NamedTuple):
+    """State of the path that a hop sends on. Times in ns of the plane's clock, 0 for never; delays in ns."""
+
+    rtt_ns: int
+    rtt_min_ns: int
+    jitter_ns: int
+    queue_delay_ns: int
+    """Relative one-way delay less its least, smoothed."""
+    loss_ratio: float
+    """The larger of the averages over 250 ms and 2 s, of what we send; 0.3 at least until it is settled."""
+    loss_burst: float
+    """1 - P(good to bad) - P(bad to good), 0 to 0.9."""
+    loss_settled: bool
+    """Two seconds of reports exist."""
+    heard_ns: int
+    source_at_ns: int
+    """Last source packet sent."""
+    media_at_ns: int
+    """Last source or repair packet received."""
+    source_sent: int
+
+class Plane:
+    """The packet plane of one node.
+
+    `public_key` (32 bytes) is the node's own, for MAC1; `slabs` bounds its packet memory, 2 KB each;
+    `now_ns` is the monotonic time at which it begins. Raises ValueError, MemoryError.
+    """
+
+    def __new__(cls, public_key: bytes, *, slabs: int = ..., now_ns: int = 0) -> Self: ...
+    def close(self) -> None:
+        """Remove everything. Raises RuntimeError while an engine is running."""
+    @property
+    def slabs_in_use(self) -> int: ...
+
+    # ports, tracks, egresses
+
+    def set_port(self, port: int, kind: int, track: int | None = None) -> None:
+        """Say what datagrams of a port are: PORT_HOP, PORT_EGRESS, or PORT_RTP and PORT_RTCP of a track.
+
+        Raises ValueError for a number of 1024 or more, another kind, a track where none belongs or none where
+        one does.
+        """
+    def close_port(self, port: int) -> None:
+        """What still arrives there is counted as of an unknown port."""
+    def add_track(
+        self, *, clock_rate: int, hold_us: int, first_seq: int = 0, payload_type: int = 0, priority: int = 1
+    ) -> int:
+        """A new track's id. `hold_us`: how long playout waits for a missing packet, in microseconds.
+
+        `clock_rate` in Hz (ValueError for 0). For a track that is ingested here: `first_seq` is the origin
+        sequence of its first packet, and what has another payload type is refused.
+        """
+    def remove_track(self, track: int) -> None:
+        """Remove a track, its egresses, its feeds and every route to it, and close its ports."""
+    def restart_track(self, track: int) -> None:
+        """The track's origin began anew: forget its sequence and its clock."""
+    def set_hold(self, track: int, hold_us: int) -> None:
+        """As `add_track`, from now on."""
+    def add_egress(
+        self,
+        track: int,
+        port: int,
+        to: _Address,
+        rtcp_to: _Address,
+        *,
+        ssrc: int,
+        seq: int,
+        timestamp: int,
+        cname: bytes,
+        payload_type: int = 255,
+    ) -> int:
+        """Send a track to an address from `port`; returns the egress's id.
+
+        `seq` and `timestamp` are the offsets that RFC 3550 wants random; payload type 255 keeps the source's.
+        Raises ValueError for a CNAME of more than 64 bytes, OSError or ValueError for an address.
+        """
+    def remove_egress(self, egress_id: int) -> None: ...
+
+    # hops
+
+    def add_hop(self, port: int, first_esi: int = 0) -> int:
+        """A new peer's id; `port` is the socket that it is reached through."""
+    def remove_hop(self, hop_id: int) -> None:
+        """Remove a peer with its keys, and every feed to it."""
+    def set_params(
+        self,
+        hop_id: int,
+        *,
+        proactive: float,
+        max_overhead: float,
+        send_budget_ns: int,
+        receive_budget_ns: int,
+    ) -> None:
+        """What the decision plane wants of a hop's repair.
+
+        `proactive`: repair packets a source packet; `max_overhead`: repair bytes a media byte, at most; the
+        budgets: how long repair of what is sent and received may take, beyond propagation.
+        """
+    def set_path(
+        self, hop_id: int, path_id: int, *, address: _Address | None = None, datagram_max: int = 0
+    ) -> None:
+        """Set a path's address and proven datagram size (1232 to 2000 bytes of UDP payload), if given.
+
+        Raises ValueError for another path than 0 to 3 or another size, OSError or ValueError for an address.
+        """
+    def add_keys(
+        self,
+        hop_id: int,
+        path_id: int,
+        local_index: int,
+        remote_index: int,
+        send_key: bytes,
+        receive_key: bytes,
+        cipher: int,
+        generation: int,
+        instance: int,
+    ) -> None:
+        """Keys of a handshake, to receive with at once and to send with after `use_keys`.
+
+        `generation` counts up; the first datagram under keys of another `instance` resets what was received
+        of the old one. Raises ValueError for a wrong length, path or cipher, an index in use, too many keys.
+        """
+    def use_keys(self, local_index: int) -> None:
+        """Send with these keys from now on."""
+    def drop_keys(self, local_index: int) -> None: ...
+    def add_feed(self, track: int, hop_id: int, stream_alias: int, track_alias: int, epoch: int) -> None:
+        """Send a track to a peer. Raises ValueError when it is sent there already."""
+    def remove_feed(self, track: int, hop_id: int) -> None: ...
+    def add_route(self, hop_id: int, stream_alias: int, track_alias: int, epoch: int, track: int) -> None:
+        """What the peer sends under these aliases is that track."""
+    def remove_route(self, hop_id: int, track: int) -> None:
+        """Whether there was one or not."""
+
+    # datagrams that Python makes
+
+    def send_datagram(self, port: int, address: _Address, data: bytes) -> None:
+        """Send a datagram as it is: handshakes. Raises ValueError beyond 2032 bytes."""
+    def send_control(
+        self, hop_id: int, path_id: int, address: _Address | None, frame: bytes, pad_to: int = 0
+    ) -> None:
+        """Seal a control frame and send it to `address`, or to the path's own where that is None.
+
+        `pad_to`: bytes of the datagram, at least. Raises ValueError for a wrong path or length.
+        """
+    def set_cookie_secret(self, secret: bytes) -> None:
+        """32 bytes; the secret before it stays valid until the next."""
+
+    # events and statistics
+
+    def drain_events(self) -> list[Event]:
+        """Every event that waits, by kind: handshakes, cookie replies, control, notices, sources."""
+    def stats(self) -> dict[str, int]:
+        """Counters of the plane."""
+    def track_stats(self, track: int) -> dict[str, Any]:
+        """Counters of a track, of its source (under "ingest"), and what it follows."""
+    def egress_stats(self, egress_id: int) -> dict[str, int]:
+        """What was sent: packets, bytes of UDP payload, sender reports."""
+    def hop_link(self, hop_id: int) -> Link:
+        """What repair and routing decide on, of the active path."""
+    def hop_stats(self, hop_id: int) -> dict[str, Any]:
+        """Counters of a hop and what is known of its paths."""
+    def hop_delays(self, hop_id: int) -> list[int]:
+        """Histogram of the delay that the hop added beyond propagation, 1 ms a slot."""
+
+    # driven from Python
+
+    def receive(self, now_ns: int, datagrams: list[_Datagram]) -> list[_Datagram]:
+        """Take datagrams at a moment; returns those to be sent. Raises RuntimeError under an engine."""
+    def poll(self, now_ns: int) -> tuple[list[_Datagram], int | None]:
+        """Run what is due; returns the datagrams to be sent and the next deadline in ns, None without one."""
