@@ -100,8 +100,8 @@ class EngineService:
 def open_udp(address: Address, *, reuse: bool = False) -> socket.socket:
     """A UDP socket bound to `address`; port 0 takes a free one.
 
-    Host "::" takes IPv4 as well, and becomes "0.0.0.0" where the kernel has no IPv6. `reuse` lets several sockets
-    of this user share the port (SO_REUSEPORT). Raises PortError.
+    Host "::" takes IPv4 as well, and becomes "0.0.0.0" where the kernel has no IPv6. `reuse` lets several
+    sockets of this user share the port (SO_REUSEPORT). Raises PortError.
     """
     host, port = address
     try:
