@@ -10,8 +10,8 @@ class Engine:
     plane before `stop` are carried out.
 
     `gro` and `gso` allow UDP_GRO and UDP_SEGMENT where the kernel has them. `gather_us`: how long the thread
-    sleeps between two looks at its sockets while more than 10,000 datagrams a second come in, in microseconds
-    (0 to 10000); 0 waits for each packet instead. It is the delay that saving wake-ups may add.
+    sleeps after each turn while packets would wake it more than 10,000 times a second, in microseconds (0 to
+    10000); 0 waits for each packet instead. It is the delay that saving wake-ups may add.
     """
 
     def __init__(self, plane: Plane, *, gro: bool = True, gso: bool = True, gather_us: int = 100) -> None: ...
@@ -38,9 +38,9 @@ class Engine:
         """Lets the plane receive and send on a bound UDP socket under the number `port` (0 to 4095).
 
         The engine works on a duplicate: the caller may close its own. Buffers of 4 MB and UDP_GRO are set on
-        it; commands given to the plane before take effect before. `probe_mtu` sets IP_PMTUDISC_PROBE (never
-        fragment, heed no ICMP; RFC 8899). Raises ValueError for a number in use or a socket of another kind,
-        OSError as the system says.
+        it; `probe_mtu` sets IP_PMTUDISC_PROBE (never fragment, heed no ICMP; RFC 8899). Commands that the
+        plane was given before have been carried out when this returns. Raises ValueError for a number in use
+        or a socket of another kind, OSError as the system says.
         """
     def remove_port(self, port: int) -> None:
         """When it returns the thread no longer uses the socket, which is closed.

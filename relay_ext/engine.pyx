@@ -7,9 +7,9 @@ Python's commands; hand the plane what has been received, a bounded share a port
 what it has queued; tell Python once if there are events for it. The thread runs without the GIL from start to
 stop.
 
-While the load is high it does not wait for the next packet, which would wake it for nearly every one, but
-sleeps for `gather_us` and takes what has come: that sleep bounds the delay it adds, and saves most of the
-wake-ups.
+When packets come so evenly that nearly every one would wake the thread, it sleeps for `gather_us` after a
+turn that found some and then takes what has come: that sleep bounds the delay it adds, and saves most of the
+wake-ups. Bursts gather by themselves.
 """
 import os
 import socket
@@ -40,8 +40,9 @@ cdef enum:
     WAKE = 0xFFFFFFFF     # epoll's name for the eventfd that Python writes to
     EPOLL_BATCH = 64
     COMMANDS_A_TURN = 1024      # as many as the plane's queue holds: a change of ports comes after them
-    RATE_WINDOW = 10000000      # ns over which the load is judged
-    BUSY_DATAGRAMS = 100        # datagrams in that window (10,000/s) from which on the thread gathers
+    RATE_WINDOW = 10000000      # ns over which wake-ups are counted
+    BUSY_WAKEUPS = 100          # of them in that window (10,000/s) from which on the thread gathers,
+    BUSY_TIME = 100000000       # for so many ns; then it looks anew at how packets come without it
     TIMER_SLACK = 1000          # ns; the kernel's default of 50 us would show in pacing
     REPLY_NS = 2000000000       # a living thread answers within a turn
 
@@ -71,9 +72,10 @@ ctypedef struct engine:
     int events       # eventfd, engine to Python
     int64_t gather   # ns, 0: never
     bint no_pwait2   # the kernel is older than 5.11
-    bint busy
+    bint busy        # packets come one by one, and fast
+    bint taken       # the last turn found datagrams
     int64_t window_start
-    uint64_t window_datagrams
+    uint64_t window_wakeups
     int error        # errno that ended the loop
     atomic_int stopping
     atomic_int running
@@ -139,7 +141,7 @@ cdef int wait(engine *e, epoll_event *events, int64_t deadline, bint pending) no
             left = 0
     if pending:
         left = 0
-    elif e.busy:
+    elif e.busy and e.taken:
         t = span(e.gather if e.gather < left else left)
         nanosleep(&t, NULL)
         left = 0
@@ -157,12 +159,12 @@ cdef int wait(engine *e, epoll_event *events, int64_t deadline, bint pending) no
 
 
 cdef void judge_load(engine *e, int64_t now) noexcept nogil:
-    cdef uint64_t datagrams
-    if e.gather == 0 or now - e.window_start < RATE_WINDOW:
+    cdef uint64_t wakeups = e.io.counters[WAKEUPS]
+    if e.gather == 0 or now - e.window_start < (BUSY_TIME if e.busy else RATE_WINDOW):
         return
-    datagrams = e.io.counters[RX_DATAGRAMS] - e.window_datagrams
-    e.busy = datagrams * RATE_WINDOW >= <uint64_t>(now - e.window_start) * BUSY_DATAGRAMS
-    e.window_datagrams += datagrams
+    e.busy = not e.busy and wakeups - e.window_wakeups >= BUSY_WAKEUPS \
+        and now - e.window_start < 2 * RATE_WINDOW
+    e.window_wakeups = wakeups
     e.window_start = now
 
 
@@ -192,6 +194,7 @@ cdef void receive_ready(engine *e, epoll_event *events, int n) noexcept nogil:
 cdef void run(engine *e) noexcept nogil:
     cdef epoll_event events[64]
     cdef int64_t now, deadline = 0
+    cdef uint64_t before
     cdef int n
     while not atomic_load(&e.stopping):
         n = wait(e, events, deadline, spsc_peek(&e.p.queues.commands) != NULL)
@@ -200,7 +203,9 @@ cdef void run(engine *e) noexcept nogil:
             return
         e.io.counters[WAKEUPS] += 1
         heed_python(e, monotonic_ns())
+        before = e.io.counters[RX_DATAGRAMS]
         receive_ready(e, events, n)
+        e.taken = e.io.counters[RX_DATAGRAMS] != before
         now = monotonic_ns()
         deadline = plane_poll(e.p, now)
         udp_flush(e.io, e.p)

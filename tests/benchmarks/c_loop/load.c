@@ -34,15 +34,9 @@ static int64_t now_ns(clockid_t clock)
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
-static void *receive(void *unused)
+static int open_receivers(void)
 {
-    static unsigned char data[BATCH][BUFFER];
-    static uint64_t control[BATCH][8];
-    struct mmsghdr m[BATCH] = {0};
-    struct iovec iov[BATCH];
-    struct epoll_event events[64];
-    int epoll = epoll_create1(0), n, size = 4 << 20, on = 1;
-    (void)unused;
+    int epoll = epoll_create1(0), size = 4 << 20, on = 1;
     for (int i = 0; i < streams * fan; i++) {
         int fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
         struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
@@ -58,9 +52,18 @@ static void *receive(void *unused)
         }
         epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
     }
-    puts("ready");
-    fflush(stdout);
-    while ((n = epoll_wait(epoll, events, 64, received ? QUIET_MS : 10000)) > 0) {
+    return epoll;
+}
+
+static void *receive(void *epoll)
+{
+    static unsigned char data[BATCH][BUFFER];
+    static uint64_t control[BATCH][8];
+    struct mmsghdr m[BATCH] = {0};
+    struct iovec iov[BATCH];
+    struct epoll_event events[64];
+    int n;
+    while ((n = epoll_wait(*(int *)epoll, events, 64, received ? QUIET_MS : 10000)) > 0) {
         for (int e = 0; e < n; e++) {
             for (int i = 0; i < BATCH; i++) {
                 iov[i] = (struct iovec){data[i], BUFFER};
@@ -139,7 +142,10 @@ int main(int argc, char **argv)
     for (int i = 0; i < streams; i++)
         fds[i] = socket(AF_INET, SOCK_DGRAM, 0);
     prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0);
-    pthread_create(&receiver, NULL, receive, NULL);
+    int epoll = open_receivers();
+    pthread_create(&receiver, NULL, receive, &epoll);
+    puts("ready");
+    fflush(stdout);
     getchar();
     int64_t start = now_ns(CLOCK_MONOTONIC);
     for (int64_t i = 0; i < bursts; i++) {
