@@ -106,7 +106,13 @@ def run(cell: Cell, *, seconds: float, packets_per_second: int, packet_bytes: in
     count = int(seconds * packets_per_second)
     interval_ns = SECOND // packets_per_second
     Source(
-        network, (ENCODER, 5000), (EDGE, 5004), packet, start_ns=LEAD_S * SECOND, interval_ns=interval_ns, count=count
+        network,
+        (ENCODER, 5000),
+        (EDGE, 5004),
+        packet,
+        start_ns=LEAD_S * SECOND,
+        interval_ns=interval_ns,
+        count=count,
     )
     network.run(int((LEAD_S + seconds + TAIL_S) * SECOND))
     payloads = {data[RTP_HEADER:] for _, data in player.packets}

@@ -159,7 +159,11 @@ class Demo:
 
     def _accepted(self) -> bool:
         stream = self.edge.stream(STREAM)
-        return stream is not None and bool(stream["route"]["accepted"]) and self.region.stream(STREAM) is not None
+        return (
+            stream is not None
+            and bool(stream["route"]["accepted"])
+            and self.region.stream(STREAM) is not None
+        )
 
     def measure(self) -> dict[str, Any]:
         """The figures of `--json` that need no decoder."""
