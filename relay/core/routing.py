@@ -45,8 +45,10 @@ class Choice:
 
 
 def choose(candidates: Sequence[Candidate], current: str | None) -> Choice:
-    """The cheapest usable peer; the current one unless another is clearly better. A cost that nobody has measured
-    is no reason for a change."""
+    """The cheapest usable peer; the current one unless another is clearly better.
+
+    A cost that nobody has measured is no reason for a change.
+    """
     usable = sorted((c for c in candidates if c.usable), key=lambda c: (c.rtt_ms == 0, c.cost_ms, c.peer))
     if not usable:
         return Choice(None, _why_none(candidates))

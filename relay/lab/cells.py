@@ -1,4 +1,4 @@
-"""The lossy hop in virtual time: one edge, one link, one region, a row for each link. `python -m relay.lab.cells`.
+"""The lossy hop in virtual time: an edge, a link, a region, a row a link. `python -m relay.lab.cells`.
 
 Both nodes run the code that a real node runs; only sockets and time are emulated.
 """

@@ -25,6 +25,7 @@ from relay.lab.proxy import Proxy
 from relay.lab.receiver import Receiver, free_port
 from relay.lab.source import AUDIO, VIDEO, Source
 from relay.log import configure
+from relay.media.rtp import TrackFormat
 from relay.node import Node, run_on_loop
 
 STREAM = "demo"
@@ -35,7 +36,7 @@ CONNECT_SECONDS = 20.0
 QUIET_SECONDS = 1.5
 ROUND_TRIPS = 2.5
 """The hop's budget in round trips, so that a second reactive repair still comes in time."""
-HEADER = f"{'TIME':>6}  {'LINK LOSS':>9}  {'REPAIRED':>8}  {'RESIDUAL':>8}  {'OVERHEAD':>8}  {'DELAY P50/P99':>13}  {'FRAMES/S':>8}"
+HEADER = "  TIME  LINK LOSS  REPAIRED  RESIDUAL  OVERHEAD  DELAY P50/P99  FRAMES/S"
 HEADER_EVERY = 20
 
 
@@ -78,18 +79,15 @@ class Ports:
         return self.first + 12
 
 
-def _node(name: str, hop: int, ops: int, key: Path, budget_ms: int, overhead: float) -> str:
-    return f"""
-        [node]
-        name = "{name}"
-        [ops]
-        listen = "{HOST}:{ops}"
-        [hop]
-        listen = "{HOST}:{hop}"
-        key_file = "{key}"
-        budget_ms = {budget_ms}
-        max_overhead = {overhead}
-    """
+def _track(track: TrackFormat, port: int) -> str:
+    return (
+        f'{{ kind = "{track.kind}", listen = "{HOST}:{port}", '
+        f'payload_type = {track.payload_type}, codec = "{track.codec}" }}'
+    )
+
+
+def _destination(track: TrackFormat, port: int) -> str:
+    return f'{{ kind = "{track.kind}", address = "{HOST}:{port}" }}'
 
 
 def _configurations(options: argparse.Namespace, ports: Ports, directory: Path) -> tuple[str, str]:
@@ -102,28 +100,38 @@ def _configurations(options: argparse.Namespace, ports: Ports, directory: Path) 
         file.write_text(private_key_file(private[name]))
     budget_ms = min(max(200, round(ROUND_TRIPS * options.rtt)), 5000)
     overhead = 0.0 if options.no_repair else 1.0
-    tracks = ", ".join(
-        f'{{ kind = "{t.kind}", listen = "{HOST}:{port}", payload_type = {t.payload_type}, codec = "{t.codec}" }}'
-        for t, port in ((VIDEO, ports.video), (AUDIO, ports.audio))
-    )
+
+    def node(name: str, hop: int, ops: int) -> str:
+        return f"""
+            [node]
+            name = "{name}"
+            [ops]
+            listen = "{HOST}:{ops}"
+            [hop]
+            listen = "{HOST}:{hop}"
+            key_file = "{files[name]}"
+            budget_ms = {budget_ms}
+            max_overhead = {overhead}
+        """
+
     edge = f"""
-        {_node("edge", ports.edge, ports.edge_ops, files["edge"], budget_ms, overhead)}
+        {node("edge", ports.edge, ports.edge_ops)}
         [[hop.peers]]
         name = "region"
         address = "{HOST}:{ports.link}"
         public_key = "{public["region"]}"
         [[ingest.rtp]]
         stream = "{STREAM}"
-        tracks = [ {tracks} ]
+        tracks = [ {_track(VIDEO, ports.video)}, {_track(AUDIO, ports.audio)} ]
     """
     region = f"""
-        {_node("region", ports.region, ports.region_ops, files["region"], budget_ms, overhead)}
+        {node("region", ports.region, ports.region_ops)}
         [[hop.peers]]
         name = "edge"
         public_key = "{public["edge"]}"
         [[egress.rtp]]
         stream = "{STREAM}"
-        to = [ {{ kind = "video", address = "{HOST}:{ports.player}" }}, {{ kind = "audio", address = "{HOST}:{ports.player + 2}" }} ]
+        to = [ {_destination(VIDEO, ports.player)}, {_destination(AUDIO, ports.player + 2)} ]
     """
     return edge, region
 
@@ -205,7 +213,7 @@ def _row(seconds: float, figures: dict[str, Any], lost: int, frames: int) -> str
 
 
 async def _show(demo: Demo, receiver: Receiver) -> None:
-    """A row each second, until cancelled. Residual here is what playout has given up, not what is under way."""
+    """A row each second, until cancelled. Residual: what playout has given up, not what is under way."""
     loop = asyncio.get_running_loop()
     started, rows, frames = loop.time(), 0, 0
     while True:
@@ -283,11 +291,12 @@ async def _run(options: argparse.Namespace) -> int:
 def _introduction(options: argparse.Namespace, ports: Ports) -> str:
     source = options.source or "a test pattern with a running clock, and a tone"
     repair = "off" if options.no_repair else "on"
+    edge, region = f"http://{HOST}:{ports.edge_ops}", f"http://{HOST}:{ports.region_ops}"
     return (
-        f"Edge -> link -> region, all on {HOST}. The link loses {options.loss:.0%} each way and takes {options.rtt:g} ms a "
-        f"round trip; seed {options.seed}; repair is {repair}.\n"
+        f"Edge -> link -> region, all on {HOST}. The link loses {options.loss:.0%} each way and takes "
+        f"{options.rtt:g} ms a round trip; seed {options.seed}; repair is {repair}.\n"
         f"The encoder sends {source}: H.264 and Opus by RTP. The receiver decodes what leaves the region.\n"
-        f"Look at it from elsewhere: relay status --url http://{HOST}:{ports.edge_ops} (edge), :{ports.region_ops} (region).\n"
+        f"From another terminal: relay status --url {edge} (edge), relay status --url {region} (region).\n"
     )
 
 
@@ -298,9 +307,10 @@ def _summary(result: dict[str, Any]) -> str:
         f"\nThe link lost {result['link_loss_ratio']:.1%}. Of {result['source_packets']} media packets "
         f"{result['recovered_packets']} were repaired and {result['residual_packets']} were lost "
         f"({result['residual_loss_ratio']:.1e}).\n"
-        f"Repair took {result['repair_overhead_ratio']:.0%} of the media's bytes; the hop added {p50} ms (p50), {p99} ms (p99).\n"
-        f"Frames: {result['frames_expected']} sent, {result['frames_decoded']} decoded, {result['frames_intact']} intact "
-        f"bit for bit. Seed {result['seed']}."
+        f"Repair took {result['repair_overhead_ratio']:.0%} of the media's bytes; "
+        f"the hop added {p50} ms (p50), {p99} ms (p99).\n"
+        f"Frames: {result['frames_expected']} sent, {result['frames_decoded']} decoded, "
+        f"{result['frames_intact']} intact bit for bit. Seed {result['seed']}."
     )
 
 
