@@ -523,7 +523,7 @@ cdef void repair_reactively(hop *h, path *p, int64_t now, uint32_t highest, uint
     loss = min(p.loss.ratio, 0.75)
     extra = 0.0
     if now + p.rtt + SPACING > first_time + h.params.send_budget:  # no further chance for the oldest
-        extra = 2.0 * sqrt(d * loss / (1.0 - loss) + 0.25)
+        extra = 2.0 * sqrt(d * loss / (1.0 - loss) + 0.25) * sqrt((1.0 + p.loss.burst) / (1.0 - p.loss.burst))
     need = ceil((d + extra) / (1.0 - loss))
     flying = path_reactive_in_flight(p, highest)
     while need > <double>flying:

@@ -256,7 +256,7 @@ class Session:
             raise HandshakeError("path")
         if self.peer_hello and hello.instance == self.peer_hello.instance:
             if distance(self._peer_number, hello.number) <= 0:
-                raise HandshakeError("replayed")
+                raise HandshakeError("replayed handshake")
             self._peer_number = hello.number
         index = self._local.allocate()
         try:
