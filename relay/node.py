@@ -8,11 +8,12 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from relay import __version__
-from relay.config import Address, Config, notes
+from relay.config import Address, Config, HopConfig, notes
 from relay.config.files import check_files, load, read_private_key
 from relay.core.noise import public_key
 from relay.errors import ConfigError, RelayError
@@ -151,8 +152,8 @@ class Node:
         except (RelayError, OSError) as error:
             event(logger, logging.ERROR, "reload_refused", error=error)
             return
-        for name in ("node", "ops", "web", "log"):
-            if getattr(config, name) != getattr(self.config, name):
+        for name in ("node", "hop", "ops", "web", "log"):
+            if _but_peers(getattr(config, name)) != _but_peers(getattr(self.config, name)):
                 event(logger, logging.WARNING, "reload_needs_restart", section=name)
         self.config = config
         self._poll()
@@ -213,6 +214,11 @@ class Node:
                 break
             await asyncio.sleep(DRAIN_CHECK_S)
         self.done.set()
+
+
+def _but_peers(section: Any) -> Any:
+    """A section of the configuration without what a reload applies."""
+    return replace(section, peers=()) if isinstance(section, HopConfig) else section
 
 
 async def _main(config: Config, config_path: Path | None) -> int:

@@ -1,5 +1,6 @@
 """What an RTP stream is made of, whether a configuration, an SDP file or a peer says so."""
 
+import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,13 @@ class TrackFormat:
 
 @dataclass(frozen=True, slots=True)
 class TrackSource:
-    """A track that enters here, and the address at which its RTP is taken."""
+    """A track that enters here, and where."""
 
     format: TrackFormat
     listen: Address
+    """RTP, and RTCP that is multiplexed with it."""
+    rtcp_port: int
+    """RTCP of its own; `listen`'s where the two are always multiplexed."""
 
 
 def format_of(track: messages.Track) -> TrackFormat:
@@ -45,13 +49,31 @@ def sources_of(ingest: RtpIngest, read: Callable[[Path], str]) -> tuple[TrackSou
     """
     if ingest.sdp is None:
         return tuple(
-            TrackSource(TrackFormat(t.kind, t.codec, t.payload_type, t.clock_rate), t.listen)
+            TrackSource(
+                TrackFormat(t.kind, t.codec, t.payload_type, t.clock_rate), t.listen, t.listen.port + 1
+            )
             for t in ingest.tracks
         )
     return tuple(
         TrackSource(
             TrackFormat(m.kind, m.codec, m.payload_type, int(m.codec.split("/")[1]), m.fmtp or ""),
-            Address(m.address or "0.0.0.0", m.port),
+            Address(_listener(m.address), m.port),
+            m.rtcp_port,
         )
         for m in sdp.parse(read(ingest.sdp)).media
     )
+
+
+def _listener(destination: str) -> str:
+    """Where to listen for what an encoder sends to an address, an IP literal or a host name.
+
+    Behind NAT, or by a name, that is no address of this machine; so all of its family are listened on. Only a
+    loopback address is taken as it is written: what it describes cannot come from elsewhere.
+    """
+    try:
+        ip = ipaddress.ip_address(destination)
+    except ValueError:
+        return "0.0.0.0"
+    if ip.is_loopback:
+        return destination
+    return "::" if ip.version == 6 else "0.0.0.0"

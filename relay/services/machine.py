@@ -5,12 +5,14 @@ of the packet plane, then `poll`, which says when to poll next.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from relay.config import Config, PeerConfig
-from relay.core.actions import Address
+from relay.config import Address, Config, PeerConfig, RtpDestination
+from relay.core import actions
 from relay.core.handshake import Identity
+from relay.errors import RelayError
 from relay.media.rtp import TrackSource, sources_of
 from relay.services import status
 from relay.services.hops import Hop, Hops
@@ -22,8 +24,10 @@ from relay_ext.control import Plane
 HOP_PORT = 0
 """The number by which the plane knows the socket of `[hop] listen`."""
 FORWARDER_BUDGET_MS = 200
-Resolve = Callable[[str, int], tuple[Address, ...]]
-"""The addresses of a peer that is configured by host and port; empty when it cannot be resolved now."""
+Resolve = Callable[[str, int], tuple[actions.Address, ...]]
+"""The addresses of a host and port; empty when it cannot be resolved now."""
+Ingests = dict[str, tuple[int | None, tuple[TrackSource, ...]]]
+Egresses = dict[str, tuple[RtpDestination, ...]]
 
 
 class Machine:
@@ -44,6 +48,9 @@ class Machine:
         self._resolve = resolve
         self._read = read
         self._config = config
+        self._ingests: Ingests = {}
+        self._egresses: Egresses = {}
+        self._peers: tuple[PeerConfig, ...] = ()
         budget_ms = config.hop.budget_ms if config.hop else FORWARDER_BUDGET_MS
         self.streams = Streams(plane, ports, budget_ms=budget_ms, random_bytes=random_bytes)
         self.hops: Hops | None = None
@@ -62,55 +69,68 @@ class Machine:
             self.streams.attach(self.hops)
 
     def start(self, now_ns: int) -> None:
-        """Do what the configuration says. Raises OSError and sdp.SdpError for what cannot be had."""
-        for egress in self._config.egress.rtp:
-            self.streams.set_egress(egress.stream, egress.to)
-        for ingest in self._config.ingest.rtp:
-            self.streams.add_ingest(now_ns, ingest.stream, ingest.latency_ms, sources_of(ingest, self._read))
-        for peer in self._config.hop.peers if self._config.hop else ():
-            self._add_peer(now_ns, peer)
+        """Do what the configuration says. Raises OSError and RelayError for what cannot be had."""
+        self.reload(now_ns, self._config)
 
     def reload(self, now_ns: int, config: Config) -> None:
         """Apply another configuration: what is the same in both goes on untouched.
 
-        `[node]`, the listeners and the key stay as they are until a restart. Raises as `start`, after which
-        what could be applied is.
+        `[node]`, the listeners and the key stay as they are until a restart. Raises as `start`; then nothing
+        has changed, except that an ingest that was to change has been interrupted.
         """
-        old = self._config
-        self._config = config
-        self._reload_peers(now_ns, old, config)
-        self._reload_ingest(now_ns, old, config)
-        before = {egress.stream: egress.to for egress in old.egress.rtp}
-        after = {egress.stream: egress.to for egress in config.egress.rtp}
-        for name in before.keys() | after.keys():
-            if before.get(name) != after.get(name):
-                self.streams.set_egress(name, after.get(name, ()))
+        ingests = {i.stream: (i.latency_ms, sources_of(i, self._read)) for i in config.ingest.rtp}
+        egresses = self._resolve_egresses(config)
+        self._apply_ingests(now_ns, ingests)
+        for name in self._egresses.keys() | egresses.keys():
+            if self._egresses.get(name) != egresses.get(name):
+                self.streams.set_egress(name, egresses.get(name, ()))
+        self._egresses = egresses
+        self._apply_peers(now_ns, config.hop.peers if config.hop else ())
 
-    def _reload_peers(self, now_ns: int, old: Config, new: Config) -> None:
-        before = set(old.hop.peers) if old.hop else set()
-        after = set(new.hop.peers) if new.hop else set()
-        for peer in before - after:
+    def _apply_ingests(self, now_ns: int, ingests: Ingests) -> None:
+        before = dict(self._ingests)
+        try:
+            self._change_ingests(now_ns, ingests)
+        except OSError:
+            self._change_ingests(now_ns, before)
+            raise
+
+    def _change_ingests(self, now_ns: int, ingests: Ingests) -> None:
+        """Old ones go before new ones come, which may want their ports. Raises OSError, half done."""
+        for name, ingest in list(self._ingests.items()):
+            if ingests.get(name) != ingest:
+                self.streams.remove_ingest(now_ns, name)
+                del self._ingests[name]
+        for name, ingest in ingests.items():
+            if name not in self._ingests:
+                self.streams.add_ingest(now_ns, name, *ingest)
+                self._ingests[name] = ingest
+
+    def _resolve_egresses(self, config: Config) -> Egresses:
+        """Where each stream leaves, by IP address: of a name that has several, the one that is in use."""
+        used = {to.address for destinations in self._egresses.values() for to in destinations}
+        egresses: Egresses = {}
+        for egress in config.egress.rtp:
+            for to in egress.to:
+                found = [Address(*address) for address in self._resolve(*to.address)]
+                if not found:
+                    raise RelayError(
+                        f"{egress.stream} cannot be sent to {to.address}: the name cannot be resolved; "
+                        "give an IP address, or see to the name service"
+                    )
+                address = next((a for a in found if a in used), found[0])
+                egresses[egress.stream] = (*egresses.get(egress.stream, ()), replace(to, address=address))
+        return egresses
+
+    def _apply_peers(self, now_ns: int, peers: tuple[PeerConfig, ...]) -> None:
+        for peer in [p for p in self._peers if p not in peers]:
             hop = self.hops.named(peer.name) if self.hops else None
             if self.hops is not None and hop is not None:
                 self.streams.remove_peer(now_ns, hop)
                 self.hops.remove(now_ns, hop)
-        for peer in after - before:
+        for peer in [p for p in peers if p not in self._peers]:
             self._add_peer(now_ns, peer)
-
-    def _reload_ingest(self, now_ns: int, old: Config, new: Config) -> None:
-        before = {i.stream: (i.latency_ms, self._known_sources(i.stream)) for i in old.ingest.rtp}
-        after = {i.stream: (i.latency_ms, sources_of(i, self._read)) for i in new.ingest.rtp}
-        for name in before.keys() | after.keys():
-            if before.get(name) == after.get(name):
-                continue
-            if name in before:
-                self.streams.remove_ingest(now_ns, name)
-            if name in after:
-                self.streams.add_ingest(now_ns, name, *after[name])
-
-    def _known_sources(self, name: str) -> tuple[TrackSource, ...]:
-        stream = self.streams.streams.get(name)
-        return stream.sources if stream else ()
+        self._peers = peers
 
     def _add_peer(self, now_ns: int, peer: PeerConfig) -> None:
         if self.hops is not None:

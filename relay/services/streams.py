@@ -164,9 +164,10 @@ class Streams:
 
     def _open_track(self, stream: Stream, alias: int, source: TrackSource) -> None:
         track = self._new_track(stream, alias, source.format, REORDER_HOLD_US)
-        rtp, rtcp = source.listen, Address(source.listen.host, source.listen.port + 1)
-        for address, kind in ((rtp, control.PORT_RTP), (rtcp, control.PORT_RTCP)):
-            port = self._ports.open(address)
+        listeners = {source.listen.port: control.PORT_RTP}
+        listeners.setdefault(source.rtcp_port, control.PORT_RTCP)
+        for number, kind in listeners.items():
+            port = self._ports.open(Address(source.listen.host, number))
             track.ports += (port,)
             self._plane.set_port(port, kind, track.id)
 

@@ -7,6 +7,7 @@ to browsers.
 
 import json
 import logging
+import os
 import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -46,7 +47,10 @@ class NodeView(Protocol):
     def peers(self) -> list[Status]: ...
 
     def sdp(self, name: str, host: str, port: int) -> str | None:
-        """The SDP for a player that receives at `host`, from `port` on; None: no such stream."""
+        """The SDP for a player that receives at `host`, from `port` on; None: no such stream.
+
+        Raises ValueError, with a sentence, for what SDP cannot say, such as a port that is too high.
+        """
         ...
 
     async def drain(self, timeout_seconds: float | None) -> None:
@@ -76,14 +80,16 @@ def application(view: NodeView) -> web.Application:
 
 
 async def start(view: NodeView, listen: Address) -> web.AppRunner:
-    """Serves the API at `listen` until the runner's `cleanup()`. Raises OSError when the port is taken."""
+    """Serves the API at `listen` until the runner's `cleanup()`. Raises OSError, with a sentence, for a port
+    that it cannot have."""
     runner = web.AppRunner(application(view), access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     try:
         await web.TCPSite(runner, listen.host, listen.port).start()
-    except OSError:
+    except OSError as error:
         await runner.cleanup()
-        raise
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(f"cannot listen on {listen}, TCP: {why}; choose another address for [ops]") from error
     return runner
 
 
@@ -123,7 +129,10 @@ class _Api:
             return _error(HTTPStatus.BAD_REQUEST, "host=… must be the player's address")
         if not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65534:
             return _error(HTTPStatus.BAD_REQUEST, "port=… must be the first port of the player, 1 to 65534")
-        description = self._view.sdp(name, host, int(port))
+        try:
+            description = self._view.sdp(name, host, int(port))
+        except ValueError as error:
+            return _error(HTTPStatus.BAD_REQUEST, str(error))
         if description is None:
             return _no_stream(name)
         return web.Response(text=description, content_type="application/sdp")

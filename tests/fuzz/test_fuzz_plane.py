@@ -160,7 +160,8 @@ class Round:
             ">BBHIIIIIIIIHBB",
             rng.choice([0, 0, 0, 0, 1, 255]), rng.choice([0, 1, 3, 3, 3, 255]), rng.choice([0, 1, 20, 65535]),
             rng.choice([self.now // 1000 % 2**32, rng.randrange(2**32)]), rng.choice([0, 100, 2**32 - 1]),
-            rng.choice([max(sent - 1, 0), near(rng, sent)]), near(rng, sent), rng.choice([0, near(rng, sent)]),
+            rng.choice([max(sent - 1, 0), near(rng, sent)]), near(rng, sent),
+            rng.choice([0, near(rng, sent)]),
             near(rng, self.esi), near(rng, self.sent_esi), near(rng, self.sent_esi), bits, arrivals, 0,
         )  # fmt: skip
         size = min((bits + 7) // 8 + 4 * arrivals, 1900)
