@@ -30,7 +30,6 @@ try:
 except ImportError:  # it has no build for every board
     from asyncio import new_event_loop  # type: ignore[assignment]
 
-from relay.config import parse_address
 from relay.lab.link import Link, LinkConfig, LinkProfile, bursts, packet_size, seeded
 
 Direction = Literal["up", "down"]
@@ -269,6 +268,18 @@ def _open_socket(family: socket.AddressFamily) -> socket.socket:
 def _dropped(of: socket.socket) -> int:
     drops: int = struct.unpack("9I", of.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36))[-1]
     return drops
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """(host, port) of "host:port" or "[IPv6]:port". Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{text}: an IPv6 address is written in brackets, [::1]:7400")
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) <= 65_535):
+        raise ValueError(f"{text}: expected HOST:PORT")
+    return host, int(port)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ import pytest
 import uvloop
 
 from relay.lab.link import Link, LinkConfig, bursts, seeded
-from relay.lab.proxy import Direction, Proxy, main
+from relay.lab.proxy import Direction, Proxy, main, parse_address
 
 LOCAL = ("127.0.0.1", 0)
 LIMIT_S = 10.0  # only how long a failing test takes
@@ -358,6 +358,22 @@ def test_ipv6_and_both_families_at_once(run: Callable[[Scenario], None]) -> None
 def test_a_table_without_room_is_refused() -> None:
     with pytest.raises(ValueError, match="max_clients"):
         Proxy(LOCAL, LOCAL, max_clients=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("127.0.0.1:7400", ("127.0.0.1", 7400)), ("[::1]:0", ("::1", 0)), ("host:65535", ("host", 65535))],
+)
+def test_addresses_are_parsed(text: str, address: tuple[str, int]) -> None:
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["", "host", ":7400", "host:", "host:x", "host:65536", "::1:7400", "[]:1", "h:-1"]
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"expected HOST:PORT|in brackets"):
+        parse_address(text)
 
 
 def test_the_program_forwards_until_a_signal_and_prints_its_counters() -> None:
