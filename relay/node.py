@@ -178,7 +178,11 @@ class Node:
             "streams": self.streams(),
             "hops": self.hops(),
             "peers": self.peers(),
-            "engine": {**self.service.engine.counters(), **self.plane.stats()},
+            "engine": {
+                **self.service.engine.counters(),
+                **self.plane.stats(),
+                **self.machine.refused_handshakes(),
+            },
             "ready": not reasons,
             "reasons": reasons,
         }

@@ -167,6 +167,12 @@ class Machine:
     def hop_statuses(self) -> list[dict[str, Any]]:
         return [status.hop_status(self.plane, hop) for hop in self.hops.hops.values()] if self.hops else []
 
+    def refused_handshakes(self) -> dict[str, int]:
+        """Handshake datagrams that reached no session, by reason."""
+        if self.hops is None:
+            return {}
+        return {f"handshake_{reason.replace(' ', '_')}": n for reason, n in self.hops.acceptor.drops.items()}
+
     def peer_statuses(self) -> list[dict[str, Any]]:
         if self.hops is None:
             return []
