@@ -287,7 +287,8 @@ cdef bint track(rlc_decoder *d, uint32_t first, uint32_t last) noexcept nogil:
             return False
         d.live_unknowns += d.base - first
         d.base = d.live = first
-    return True
+    # Half of the number space away `first` may be ahead of the window although `last` is behind it.
+    return last - d.base < d.highest + 1 - d.base
 
 
 cdef void rlc_decoder_seen(rlc_decoder *d, uint32_t esi) noexcept nogil:

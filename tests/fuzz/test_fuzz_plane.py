@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 
 from relay_ext.control import PORT_RTCP, PORT_RTP
+from relay_ext.rlc import HEAD, MAX_SYMBOL, Encoder
 from tests.unit.plane_world import (
     CLOCK,
     CONTROL,
@@ -84,6 +85,7 @@ class Round:
         self.index, self.generation = 1, 1
         self.now = rng.choice([1, 1000 * MS, 2**31 * 1000, 2**32 * 100_000 - 500 * MS])
         self.seq, self.esi, self.ingest_seq = rng.randrange(1 << 32), rng.randrange(1 << 32), 0
+        self.encoder = Encoder(512, self.esi)
         self.sent_esi = 0
         self.overhead = rng.choice([0.0, 0.5, 2.0])
         self.set_params()
@@ -93,8 +95,10 @@ class Round:
         self.plane.add_feed(self.source, self.hop, 1, 0, 7)
         self.sink = self.new_sink()
         self.steps: list[tuple[int, Callable[[], None]]] = [
-            (20, self.symbol),
-            (12, self.repair),
+            (8, self.symbol),
+            (30, self.coded_symbol),
+            (12, self.true_repair),
+            (4, self.repair),
             (12, self.report),
             (4, self.control),
             (4, self.authentic_noise),
@@ -118,7 +122,7 @@ class Round:
 
     # ---- what is sent ------------------------------------------------------------------------
 
-    def symbol(self) -> None:
+    def some_symbol(self) -> bytes:
         rng = self.rng
         seq = near(rng, self.seq)
         self.seq = rng.choice([self.seq, (self.seq + 1) % 2**32, seq])
@@ -138,12 +142,31 @@ class Round:
         flags = rng.choice([3, 3, 3, 1, 2, 0, 3 | START, IS_RTCP, rng.randrange(256)])
         when = (self.now // 100_000 - 500) if rng.random() < 0.9 else rng.randrange(2**32)
         data = inner(payload, seq, time=when, flags=flags, gap=rng.choice([0, 0, 1, rng.randrange(256)]))
-        if rng.random() < 0.1:
-            data = mutated(rng, data)[:1960]
-        self.esi = (self.esi + rng.choice([1, 1, 1, 2, 3])) % 2**32
-        self.hop_send(
-            SOURCE, data + struct.pack(">I", near(rng, self.esi) if rng.random() < 0.2 else self.esi)
-        )
+        return mutated(rng, data)[:1960] if rng.random() < 0.1 else data
+
+    def symbol(self) -> None:
+        """Under any ESI, another symbol's included."""
+        self.hop_send(SOURCE, self.some_symbol() + struct.pack(">I", near(self.rng, self.esi)))
+
+    def coded_symbol(self) -> None:
+        """As an honest encoder numbers it, whatever it says; a third is lost."""
+        data = self.some_symbol()
+        if HEAD <= len(data) <= MAX_SYMBOL:
+            esi = self.encoder.add(data)
+            self.esi = (esi + 1) % 2**32
+            if self.rng.random() < 0.67:
+                self.hop_send(SOURCE, data + struct.pack(">I", esi))
+
+    def true_repair(self) -> None:
+        """What is right for the symbols, at times not for the ESIs, count or key that it names."""
+        rng = self.rng
+        span = rng.choice([1, 3, 10, 40, 128])
+        first, key = (self.esi - span) % 2**32, rng.randrange(65536)
+        coded = self.encoder.encode(first, span, key)
+        if coded is not None:
+            if rng.random() < 0.05:
+                first, span, key = near(rng, first), span + rng.choice([0, 1]), key ^ rng.choice([0, 1])
+            self.hop_send(REPAIR, struct.pack(">IHH", first, span, key) + coded)
 
     def repair(self) -> None:
         rng = self.rng
@@ -155,18 +178,17 @@ class Round:
     def report(self) -> None:
         rng = self.rng
         sent = self.plane.hop_stats(self.hop)["paths"][0]["sent_packets"]
-        bits, arrivals = rng.choice([0, 8, 100, 1024, 1025, 65535]), rng.choice([0, 1, 32, 33, 255])
+        bits, arrivals = rng.choice([0, 8, 8, 100, 1024, 1025]), rng.choice([0, 0, 1, 1, 32, 33])
         data = struct.pack(
             ">BBHIIIIIIIIHBB",
-            rng.choice([0, 0, 0, 0, 1, 255]), rng.choice([0, 1, 3, 3, 3, 255]), rng.choice([0, 1, 20, 65535]),
-            rng.choice([self.now // 1000 % 2**32, rng.randrange(2**32)]), rng.choice([0, 100, 2**32 - 1]),
-            rng.choice([max(sent - 1, 0), near(rng, sent)]), near(rng, sent),
-            rng.choice([0, near(rng, sent)]),
-            near(rng, self.esi), near(rng, self.sent_esi), near(rng, self.sent_esi), bits, arrivals, 0,
+            rng.choice([0] * 20 + [1, 255]), rng.choice([0, 1, 3, 3, 3, 255]), rng.choice([0, 1, 20, 65535]),
+            rng.choice([self.now // 1000 % 2**32, rng.randrange(2**32)]), rng.choice([0, 0, 0, 2**32 - 1]),
+            rng.choice([max(sent - 1, 0)] * 4 + [near(rng, sent)]), near(rng, sent), near(rng, sent // 4),
+            near(rng, self.esi), near(rng, self.sent_esi - 8), near(rng, self.sent_esi), bits, arrivals, 0,
         )  # fmt: skip
         size = min((bits + 7) // 8 + 4 * arrivals, 1900)
         data += rng.choice([rng.randbytes(size), b"\xff" * size])
-        self.hop_send(REPORT, data if rng.random() < 0.8 else mutated(rng, data)[:1990])
+        self.hop_send(REPORT, data if rng.random() < 0.9 else mutated(rng, data)[:1990])
 
     def control(self) -> None:
         self.hop_send(CONTROL, self.rng.randbytes(self.rng.choice([0, 1, 30, 1500, 2000])))
@@ -248,9 +270,8 @@ class Round:
     # ---- what must hold ----------------------------------------------------------------------
 
     def advance(self) -> None:
-        self.now += self.rng.choice(
-            [0, MS // 10, MS, 5 * MS, 11 * MS, 50 * MS, 300 * MS, 3000 * MS, 100_000 * MS]
-        )
+        steps = [0, MS // 10, MS, 5 * MS, 11 * MS, 50 * MS, 300 * MS, 3000 * MS, 100_000 * MS]
+        self.now += self.rng.choices(steps, [2, 9, 9, 9, 9, 3, 1, 0.3, 0.1])[0]
         began = time.process_time()
         out, deadline = self.plane.poll(self.now)
         assert time.process_time() - began < CPU_SECONDS
@@ -305,6 +326,7 @@ class Round:
         weights = [weight for weight, _ in self.steps]
         for _, step in self.rng.choices(self.steps, weights, k=STEPS):
             step()
+        self.check_sent(self.plane.poll(self.now)[0])  # what commands have queued
         self.plane.close()
         assert self.plane.slabs_in_use == 0
         assert self.plane.poll(self.now + 10**12) == ([], None)

@@ -374,3 +374,23 @@ def test_the_largest_symbols_and_window() -> None:
     for i in range(1, MAX_WINDOW):
         decoder.source(i, symbols[i])
     assert decoder.repair(*repair(encoder, 0, MAX_WINDOW, 65535)) == (Result.NEW, [(0, symbols[0])])
+
+
+@pytest.mark.parametrize("lost", [0, 3])
+@pytest.mark.parametrize("back", [10, 20, 38])
+def test_a_span_half_the_number_space_away_is_outside(lost: int, back: int) -> None:
+    """There the first ESI is ahead of the window while the last is behind it."""
+    encoder, symbols = stream(100, 1000)
+    decoder = Decoder(64, 64)
+    for i in range(100 - lost):
+        decoder.source(1000 + i, symbols[i])
+    if lost == 0:
+        decoder.forget(1100)
+    state = decoder.state()
+    coded = encoder.encode(1040, 40, 7)
+    assert coded is not None
+    result, recovered = decoder.repair(1099 + 2**31 - back, 40, 7, coded)
+    assert (result, recovered) == (Result.OLD, [])
+    assert decoder.state() == state
+    decoder.reset()
+    assert decoder.in_use == 0
