@@ -55,6 +55,7 @@ class Link(NamedTuple):
     queue_delay_ns: int
     """Relative one-way delay less its least, smoothed."""
     loss_ratio: float
+    loss_assumed: float
     """The larger of the averages over 250 ms and 2 s, of what we send; 0.3 at least until it is settled."""
     loss_burst: float
     """1 - P(good to bad) - P(bad to good), 0 to 0.9."""

@@ -72,6 +72,7 @@ class Link(NamedTuple):
     jitter_ns: int
     queue_delay_ns: int
     loss_ratio: float
+    loss_assumed: float
     loss_burst: float
     loss_settled: bool
     heard_ns: int
@@ -460,8 +461,8 @@ cdef class Plane:
         """What repair and routing decide on, of the active path: Link."""
         cdef hop *h = <hop *>pointer(self.hops[hop_id])
         cdef path *p = &h.paths[h.active]
-        return Link(p.rtt, p.rtt_min, p.jitter, p.queue_delay, p.loss.ratio, p.loss.burst, p.loss.settled, p.heard,
-                    h.source_at, h.media_at, h.stats.source_sent)
+        return Link(p.rtt, p.rtt_min, p.jitter, p.queue_delay, p.loss.ratio, p.loss.assumed, p.loss.burst,
+                    p.loss.settled, p.heard, h.source_at, h.media_at, h.stats.source_sent)
 
     def hop_stats(self, uint32_t hop_id):
         """Counters of a hop and what is known of its active path: dict."""

@@ -520,7 +520,7 @@ cdef void repair_reactively(hop *h, path *p, int64_t now, uint32_t highest, uint
     if missing == 0 or deficit == 0:
         return
     d = <double>min(deficit, missing)
-    loss = min(p.loss.ratio, 0.75)
+    loss = min(p.loss.assumed, 0.75)
     extra = 0.0
     if now + p.rtt + SPACING > first_time + h.params.send_budget:  # no further chance for the oldest
         extra = 2.0 * sqrt(d * loss / (1.0 - loss) + 0.25) * sqrt((1.0 + p.loss.burst) / (1.0 - p.loss.burst))
@@ -572,10 +572,11 @@ cdef void expire(hop *h, int64_t now) noexcept nogil:
 
 
 cdef void hop_timer(hop *h, int64_t now) noexcept nogil:
-    cdef int64_t keep = max(h.params.receive_budget, h.params.send_budget) + SENDER_INTERVAL
+    cdef int64_t keep = h.params.receive_budget + SENDER_INTERVAL
     cdef bint receiving = h.media_at > h.report_at or (
         h.decoder.started and rlc_decoder_deficit(h.decoder) > 0)
-    cdef bint sending = h.source_at > h.report_at
+    # For a budget after the last packet: any of these reports tells of a lost tail.
+    cdef bint sending = h.source_at and now - h.source_at < h.params.send_budget
     cdef int64_t interval
     expire(h, now)
     if receiving:
@@ -590,6 +591,6 @@ cdef void hop_timer(hop *h, int64_t now) noexcept nogil:
         h.report_at = now
     if receiving or (h.media_at and now - h.media_at < keep):
         interval = REPORT_INTERVAL
-    elif sending or (h.source_at and now - h.source_at < keep):
+    elif sending:
         interval = SENDER_INTERVAL
     timer_schedule(h.wheel, &h.timer, now + interval)

@@ -37,7 +37,8 @@ ctypedef struct loss_sample:
 
 ctypedef struct loss_estimate:
     bint settled              # two seconds of reports exist
-    double ratio              # the larger of the averages over 250 ms and over 2 s
+    double ratio              # measured, average over 2 s
+    double assumed            # what repair counts on: the larger of the averages over 250 ms and over 2 s
     double burst              # rho = 1 - P(good to bad) - P(bad to good), 0 to 0.9
 
 ctypedef struct arrival:

@@ -12,13 +12,14 @@ cdef int64_t LONG_AVERAGE = 2000000000       # ns
 cdef int64_t LEAST_WINDOW = 60000000000      # ns; a least value is forgotten after one to two of these
 cdef int64_t MAX_RTT = 10000000000           # ns; a longer one is a mistake or a lie
 cdef double LOSS_UNKNOWN = 0.3               # assumed until LONG_AVERAGE of reports exists
+cdef double ENOUGH_PACKETS = 50              # and that many datagrams in it: keep-alives alone say little
 
 
 cdef void path_init(path *p, uint8_t id) noexcept nogil:
     memset(p, 0, sizeof(path))
     p.id = id
     p.datagram_max = DATAGRAM_MIN
-    p.loss.ratio = LOSS_UNKNOWN
+    p.loss.assumed = LOSS_UNKNOWN
 
 
 cdef void path_fresh(path *p) noexcept nogil:
@@ -29,7 +30,8 @@ cdef void path_fresh(path *p) noexcept nogil:
     p.sample_count = 0
     p.transit_known = False
     p.loss.settled = False
-    p.loss.ratio = LOSS_UNKNOWN
+    p.loss.ratio = 0
+    p.loss.assumed = LOSS_UNKNOWN
     p.loss.burst = 0
 
 
@@ -168,9 +170,10 @@ cdef void estimate_loss(path *p, const loss_sample *last) noexcept nogil:
     cdef double lost = <double>(last.highest - first.highest) - received
     cdef double runs = <double>(last.runs - first.runs)
     p.loss.settled = last.time - first.time >= LONG_AVERAGE
-    p.loss.ratio = max(loss_since(p, last, SHORT_AVERAGE), loss_since(p, last, LONG_AVERAGE))
-    if not p.loss.settled:
-        p.loss.ratio = max(p.loss.ratio, LOSS_UNKNOWN)
+    p.loss.ratio = loss_since(p, last, LONG_AVERAGE)
+    p.loss.assumed = max(p.loss.ratio, loss_since(p, last, SHORT_AVERAGE))
+    if not p.loss.settled or received + lost < ENOUGH_PACKETS:
+        p.loss.assumed = max(p.loss.assumed, LOSS_UNKNOWN)
     p.loss.burst = 0.0
     if received > 0 and lost > 0 and runs > 0:
         p.loss.burst = min(max(1.0 - runs / received - min(runs / lost, 1.0), 0.0), 0.9)

@@ -21,7 +21,7 @@ class Link:
     """What the proactive ratio follows from."""
 
     loss_ratio: float
-    """The larger of the averages over 250 ms and 2 s; 0..1."""
+    """What repair counts on: the larger of the averages over 250 ms and 2 s; 0..1."""
     loss_burst: float
     """rho = 1 - P(good to bad) - P(bad to good), 0..0.9; 0: losses are independent."""
     rtt_ns: int

@@ -236,7 +236,7 @@ class Hops:
     def _ratio(self, hop: Hop, send_ms: int) -> float:
         ratio = repair.proactive_ratio(
             repair.Link(
-                loss_ratio=hop.link.loss_ratio,
+                loss_ratio=hop.link.loss_assumed,
                 loss_burst=hop.link.loss_burst,
                 rtt_ns=hop.link.rtt_ns,
                 budget_ns=send_ms * MS,

@@ -30,6 +30,8 @@ REFUSED_FOR_NS = 5000 * MS
 STREAMS_MAX = 256
 """Streams taken from peers, at most."""
 BUDGET_LEAST_MS = 20
+HOLD_SLACK_MS = 20
+"""Playout waits this much longer than repair may take: two report intervals, and jitter."""
 NOT_CHOSEN = Choice(None, "not yet chosen")
 
 
@@ -428,16 +430,17 @@ class Streams:
         publisher.
         """
         formats = [format_of(track) for track in offer.tracks]
+        hold_us = (offer.budget_ms + HOLD_SLACK_MS) * 1000
         if [track.format for track in stream.tracks] != formats:
             self._clear_tracks(stream)
             for track in offer.tracks:
-                self._new_track(stream, track.alias, format_of(track), offer.budget_ms * 1000)
+                self._new_track(stream, track.alias, format_of(track), hold_us)
         elif stream.source is None or stream.epoch != offer.epoch:
             for known in stream.tracks:
                 self._plane.restart_track(known.id)
         for known, offered in zip(stream.tracks, offer.tracks, strict=True):
             known.alias = offered.alias
-            self._plane.set_hold(known.id, offer.budget_ms * 1000)
+            self._plane.set_hold(known.id, hold_us)
             self._plane.add_route(hop.id, offer.alias, offered.alias, offer.epoch, known.id)
 
     def _let_go(self, now_ns: int, stream: Stream, reason: str) -> None:

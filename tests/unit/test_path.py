@@ -102,10 +102,10 @@ def test_bursts_show() -> None:
 
 def test_until_reports_exist_loss_is_assumed() -> None:
     pair = Pair(even(20), even(20))
-    assert pair.planes[0].hop_link(pair.hops[0]).loss_ratio == 0.3
+    assert pair.planes[0].hop_link(pair.hops[0]).loss_assumed == 0.3
     pair.stream(100, 5)
     link = pair.planes[0].hop_link(pair.hops[0])
-    assert (link.loss_ratio, link.loss_settled) == (0.3, False)
+    assert (link.loss_assumed, link.loss_settled) == (0.3, False)
     pair.close()
 
 
