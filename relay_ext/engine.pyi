@@ -1,4 +1,5 @@
 import socket
+from typing import Self
 
 from relay_ext.control import Plane
 
@@ -14,7 +15,7 @@ class Engine:
     10000); 0 waits for each packet instead. It is the delay that saving wake-ups may add.
     """
 
-    def __init__(self, plane: Plane, *, gro: bool = True, gso: bool = True, gather_us: int = 100) -> None: ...
+    def __new__(cls, plane: Plane, *, gro: bool = True, gso: bool = True, gather_us: int = 100) -> Self: ...
     @property
     def event_fd(self) -> int:
         """An eventfd that becomes readable when the plane has events, or when the thread has ended.

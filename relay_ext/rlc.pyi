@@ -1,5 +1,5 @@
 import enum
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from typing_extensions import Buffer
 
@@ -39,7 +39,7 @@ class Decoder:
     Raises ValueError if the span is no power of two from 8 to 32768, or the rows are not in 1..span.
     """
 
-    def __init__(self, span: int, max_rows: int, *, slabs: int = 0) -> None: ...
+    def __new__(cls, span: int, max_rows: int, *, slabs: int = 0) -> Self: ...
     def source(self, esi: int, symbol: Buffer) -> tuple[Result, list[tuple[int, bytes]]]:
         """A received symbol. Returns the symbols recovered by it as well: (ESI, bytes), the oldest first."""
 

@@ -1,3 +1,5 @@
+from typing import Self
+
 from typing_extensions import Buffer
 
 def coefficients(key: int, count: int) -> bytes:
@@ -9,7 +11,7 @@ class Encoder:
     Raises ValueError if the capacity is no power of two up to 32768.
     """
 
-    def __init__(self, capacity: int, first_esi: int, *, slabs: int = 0) -> None: ...
+    def __new__(cls, capacity: int, first_esi: int, *, slabs: int = 0) -> Self: ...
     def add(self, symbol: Buffer) -> int:
         """Returns the symbol's ESI.
 
