@@ -3,10 +3,14 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PY := .venv/bin/python
 FUZZ_SECONDS ?= 300
+FUZZ_ROUNDS ?= 5000
 
 BUILD_PACKAGES := gcc libc6-dev python3-dev python3-venv libssl-dev ffmpeg
 TEST_PACKAGES := gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
 	gstreamer1.0-plugins-ugly gstreamer1.0-libav iproute2
+STUBS := $(addprefix relay_ext.,control engine seal rtp rlc rlc_encoder gf256 timer)
+ASAN_TESTS := $(addsuffix .py,$(addprefix tests/unit/test_,plane plane_commands playout path streams rlc gf256 seal rtp_ext \
+	timer)) tests/fuzz tests/integration/test_engine.py
 SOURCES := pyproject.toml setup.py $(wildcard relay_ext/*.pyx relay_ext/*.pxd relay_ext/csrc/*)
 
 .PHONY: build demo test lint fuzz test-asan bench clean
@@ -21,9 +25,21 @@ test: build .venv/test-packages lint
 
 lint: build
 	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+	MYPYPATH=. $(PY) -m mypy.stubtest --concise --ignore-disjoint-bases --ignore-unused-allowlist \
+		--allowlist tests/stubtest.txt $(STUBS)
 
 fuzz: build
-	RELAY_FUZZ_SECONDS=$(FUZZ_SECONDS) $(PY) -m pytest tests/fuzz -s
+	RELAY_FUZZ_SECONDS=$(FUZZ_SECONDS) RELAY_FUZZ_ROUNDS=$(FUZZ_ROUNDS) $(PY) -m pytest tests/fuzz -s
+
+# A copy of the tree is built with AddressSanitizer and UBSan; Python itself is not, so leaks are not looked for.
+test-asan: build
+	rm -rf build/asan && mkdir -p build/asan
+	cp -r relay relay_ext tests setup.py pyproject.toml README.md LICENSE build/asan/
+	rm -f build/asan/relay_ext/*.so
+	cd build/asan && RELAY_EXT_ASAN=1 ../../$(PY) setup.py --quiet build_ext --inplace
+	cd build/asan && LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc \
+		ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+		../../$(PY) -m pytest -q -p no:cacheprovider $(ASAN_TESTS)
 
 bench: build
 	$(PY) -m pytest tests/benchmarks --benchmark-enable --benchmark-only -s
