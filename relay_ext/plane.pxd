@@ -11,7 +11,7 @@ from relay_ext.slab cimport slab_pool
 from relay_ext.timer cimport timer_wheel
 
 cdef enum:
-    PLANE_PORTS = 1024
+    PLANE_PORTS = 4096
     PLANE_SESSIONS = 65536    # slots of the table of receiver indices
 
 cdef enum:                    # what a port is for
@@ -140,7 +140,7 @@ ctypedef struct plane:
     plane_queues queues
     bint events_pending       # an event was queued since the engine last told Python
     gate *gate
-    plane_port ports[1024]
+    plane_port ports[4096]
     session_keys *sessions[65536]
     plane_stats stats
 

@@ -29,6 +29,8 @@ REFUSED_FOR_NS = 5000 * MS
 """A peer that refused a stream is asked again after this."""
 STREAMS_MAX = 256
 """Streams taken from peers, at most."""
+TRACKS_MAX = 128
+"""Tracks taken from one peer, at most: what the packet plane's table of them holds."""
 BUDGET_LEAST_MS = 20
 HOLD_SLACK_MS = 20
 """Playout waits this much longer than repair may take: two report intervals, and jitter."""
@@ -385,9 +387,10 @@ class Streams:
         stream.route, stream.offered = None, False
         self._route(now_ns, stream)
 
-    def _why_not(self, hop: Hop, name: str) -> str | None:
+    def _why_not(self, hop: Hop, offer: Publish) -> str | None:
         """Why a stream that a peer offers is not taken."""
-        stream = self.streams.get(name)
+        stream = self.streams.get(offer.stream)
+        others = (s for s in self.streams.values() if s.source is hop and s is not stream)
         if self.draining:
             return "this node is draining"
         if stream is not None and stream.enters_here:
@@ -396,11 +399,13 @@ class Streams:
             return "another node publishes a stream of that name"
         if stream is None and len(self.streams) >= STREAMS_MAX:
             return f"this node carries {STREAMS_MAX} streams already"
+        if sum(len(s.tracks) for s in others) + len(offer.tracks) > TRACKS_MAX:
+            return f"this node takes {TRACKS_MAX} tracks from one peer"
         return None
 
     def _take(self, now_ns: int, hop: Hop, offer: Publish) -> None:
         assert self._hops is not None
-        reason = self._why_not(hop, offer.stream)
+        reason = self._why_not(hop, offer)
         if reason is not None:
             self._hops.send(now_ns, hop, PublishRefused(offer.alias, offer.epoch, reason))
             return
