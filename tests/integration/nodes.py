@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -68,10 +68,10 @@ class Process:
 class Node(Process):
     """`relay run`, from the moment when its API answers."""
 
-    def __init__(self, config: Path, ops: int) -> None:
+    def __init__(self, config: Path, ops: int, program: Sequence[str] = RELAY) -> None:
         self.config = config
         self.url = f"http://127.0.0.1:{ops}"
-        super().__init__([*RELAY, "run", "--config", str(config)], config.with_suffix(".log"))
+        super().__init__([*program, "run", "--config", str(config)], config.with_suffix(".log"))
         wait_for("answer of the node", self._answers)
 
     def _answers(self) -> bool:
@@ -107,8 +107,8 @@ class Node(Process):
 
 
 @contextmanager
-def running(config: Path, ops: int) -> Iterator[Node]:
-    node = Node(config, ops)
+def running(config: Path, ops: int, program: Sequence[str] = RELAY) -> Iterator[Node]:
+    node = Node(config, ops, program)
     try:
         yield node
     finally:
@@ -199,7 +199,9 @@ class Fleet:
         loss: float = 0.3,
         rtt: float = 40,
         seed: int = 7,
+        program: Sequence[str] = RELAY,
     ) -> None:
+        self._program = program
         wide = 2 * max(len(tracks), 1)
         self.ingest = free_port(2 * wide + 6)
         self.player = self.ingest + wide
@@ -231,11 +233,11 @@ class Fleet:
         ends = f"{listen}:{self.link}", f"{listen}:{self.region_hop}"
         self.stack.enter_context(lossy_link(*ends, directory / "link.log", *options))
         self.region = self.start_region()
-        self.edge = self.stack.enter_context(running(self.edge_toml, self.ops))
+        self.edge = self.stack.enter_context(running(self.edge_toml, self.ops, program))
         wait_for("publication", lambda: self.edge.sends(STREAM))
 
     def start_region(self) -> Node:
-        return self.stack.enter_context(running(self.region_toml, self.ops + 1))
+        return self.stack.enter_context(running(self.region_toml, self.ops + 1, self._program))
 
 
 # ---- media --------------------------------------------------------------------------------------
@@ -255,11 +257,11 @@ class Sender:
         self.rate = rate
         self.seq = 0
 
-    def send(self, count: int) -> None:
+    def send(self, count: int, body: Callable[[], bytes] = lambda: bytes(1000)) -> None:
         started = time.monotonic()
         for i in range(count):
             time.sleep(max(started + i / self.rate - time.monotonic(), 0))
-            self.socket.sendto(rtp(self.seq), self.to)
+            self.socket.sendto(rtp(self.seq, body()), self.to)
             self.seq += 1
 
     def close(self) -> None:
