@@ -10,7 +10,9 @@ from relay_ext.rtp cimport RTP_FIXED, rtcp_build_sr, rtp_rewrite_apply, rtp_rewr
 from relay_ext.slab cimport slab, slab_get, slab_unref
 
 cdef int64_t REPORT_INTERVAL = 1000000000     # ns; players wait for the first report to align tracks
-cdef int64_t ORIGIN_REPORT_WAIT = 3000000000  # ns without a report of the origin before one is made up
+# ns without a report of the origin before one is made up; an origin reports every 6.2 s at the least (RFC 3550,
+# 6.3.1), and players take the change from one mapping to another for a jump in time.
+cdef int64_t ORIGIN_REPORT_WAIT = 7000000000
 
 
 cdef void egress_send(egress *e, tx_queue *tx, slab_pool *pool, int64_t now, const slot *s,

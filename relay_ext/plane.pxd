@@ -5,7 +5,7 @@ from relay_ext.base cimport addr, command, spsc_queue, tx_queue
 from relay_ext.hop cimport hop
 from relay_ext.path cimport session_keys
 from relay_ext.playout cimport track
-from relay_ext.rtp cimport rtp_unwrap
+from relay_ext.rtp cimport rtcp_sr, rtp_unwrap
 from relay_ext.seal cimport gate
 from relay_ext.slab cimport slab_pool
 from relay_ext.timer cimport timer_wheel
@@ -63,7 +63,7 @@ ctypedef struct feed:
 ctypedef struct ingest_stats:
     uint64_t packets
     uint64_t bytes
-    uint64_t reports          # sender reports
+    uint64_t reports          # sender reports, of the source or before there was one
     uint64_t not_rtp
     uint64_t not_rtcp
     uint64_t other_source     # from an address that the port does not follow
@@ -80,6 +80,10 @@ ctypedef struct ingest:
     uint32_t ssrc
     uint32_t highest          # origin sequence
     int64_t last              # ns, last packet taken
+    bint reported             # the next two are set
+    bint report_due           # there is a new source, or a feed has started: tell them
+    addr reporter
+    rtcp_sr report            # the last one
     rtp_unwrap unwrap
     ingest_stats stats
 

@@ -23,7 +23,7 @@ from relay_ext.playout cimport (
     track_destroy, track_insert, track_release, track_restart, track_sender_report)
 from relay_ext.route cimport route_add, route_remove
 from relay_ext.rtp cimport (
-    RTP_OK, RTP_UNWRAP_HELD, rtcp_is, rtcp_parse, rtcp_sr, rtp_header, rtp_parse, rtp_unwrap_apply)
+    RTCP_SR_MAX, RTP_OK, RTP_UNWRAP_HELD, rtcp_build_sr, rtcp_is, rtcp_parse, rtcp_sr, rtp_header, rtp_parse, rtp_unwrap_apply)
 from relay_ext.seal cimport (
     GATE_BAD_MAC1, GATE_COOKIE, GATE_PASS, GATE_REPLY, GATE_SHORT, gate_check, gate_free, gate_new, gate_set_secret,
     seal_key_free)
@@ -142,6 +142,7 @@ cdef inline bint follow(plane *p, int64_t now, plane_track *k, const addr *sourc
     elif g.ssrc == ssrc:
         return True
     g.ssrc = ssrc
+    g.report_due = True
     g.stats.sources += 1
     if new_event(p, &p.queues.sources, &p.stats.sources_dropped, now, EVENT_SOURCE, k.t.id, ssrc, source, 0) != NULL:
         spsc_commit(&p.queues.sources)
@@ -183,6 +184,8 @@ cdef void receive_rtp(plane *p, int64_t now, plane_track *k, const addr *source,
     g.stats.packets += 1
     g.stats.bytes += n
     forward(p, now, k, &header, data, <uint16_t>n)
+    if g.report_due:
+        tell_report(p, now, k)
 
 
 cdef inline void forward(plane *p, int64_t now, plane_track *k, inner *header, const uint8_t *data,
@@ -206,6 +209,7 @@ cdef inline void forward(plane *p, int64_t now, plane_track *k, inner *header, c
         header.flags = flags & INNER_RTCP
         if not f.started and not flags & INNER_RTCP:
             f.started = True
+            k.source.report_due = True
             header.flags |= INNER_START
         hop_send(f.to, now, header, body, 0)
         f = f.next
@@ -218,25 +222,43 @@ cdef inline void forward(plane *p, int64_t now, plane_track *k, inner *header, c
 
 cdef void receive_rtcp(plane *p, int64_t now, plane_track *k, const addr *source, const uint8_t *data,
                        size_t n) noexcept nogil:
+    """Keeps the sender report. An encoder's first one comes before its first packet, when nobody is followed yet, and
+    without it players cannot align the tracks for the next 5 s."""
     cdef ingest *g = &k.source
     cdef rtcp_sr report
-    cdef inner header
     cdef bint has_report = False, bye = False
     # RTCP may come from another port of the source than its RTP does.
-    if not g.latched or not addr_same_host(&g.source, source):
+    if g.latched and not addr_same_host(&g.source, source):
         g.stats.other_source += 1
         return
     if n > SLAB_DATA or rtcp_parse(data, n, &report, &has_report, &bye) != RTP_OK:
         g.stats.not_rtcp += 1
         return
-    if not has_report or report.ssrc != g.ssrc:
+    if not has_report:
         return
     g.stats.reports += 1
-    track_sender_report(&k.t, data, <uint16_t>n)
+    g.report = report
+    g.reporter = source[0]
+    g.reported = True
+    if g.latched:
+        tell_report(p, now, k)
+
+
+cdef void tell_report(plane *p, int64_t now, plane_track *k) noexcept nogil:
+    """Give the source's last sender report, if there is one, to the egresses and the peers of its track."""
+    cdef ingest *g = &k.source
+    cdef uint8_t data[RTCP_SR_MAX]
+    cdef uint16_t n
+    cdef inner header
+    g.report_due = False
+    if not g.reported or g.report.ssrc != g.ssrc or not addr_same_host(&g.reporter, &g.source):
+        return
+    n = <uint16_t>rtcp_build_sr(data, &g.report, data, 0)
+    track_sender_report(&k.t, data, n)
     memset(&header, 0, sizeof(header))
     header.flags = INNER_RTCP
     header.seq = g.highest
-    forward(p, now, k, &header, data, <uint16_t>n)
+    forward(p, now, k, &header, data, n)
 
 
 cdef void receive_handshake(plane *p, int64_t now, uint16_t port, const addr *source, const uint8_t *data,

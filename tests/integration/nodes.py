@@ -10,11 +10,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
+
+from relay.lab.receiver import free_port
 
 RELAY = [sys.executable, "-c", "import sys; from relay.cli import main; sys.exit(main())"]
 PATIENCE = 10.0  # s; only how long a failing test takes
@@ -65,10 +68,10 @@ class Process:
 class Node(Process):
     """`relay run`, from the moment when its API answers."""
 
-    def __init__(self, config: Path, ops: int) -> None:
+    def __init__(self, config: Path, ops: int, program: Sequence[str] = RELAY) -> None:
         self.config = config
         self.url = f"http://127.0.0.1:{ops}"
-        super().__init__([*RELAY, "run", "--config", str(config)], config.with_suffix(".log"))
+        super().__init__([*program, "run", "--config", str(config)], config.with_suffix(".log"))
         wait_for("answer of the node", self._answers)
 
     def _answers(self) -> bool:
@@ -104,8 +107,8 @@ class Node(Process):
 
 
 @contextmanager
-def running(config: Path, ops: int) -> Iterator[Node]:
-    node = Node(config, ops)
+def running(config: Path, ops: int, program: Sequence[str] = RELAY) -> Iterator[Node]:
+    node = Node(config, ops, program)
     try:
         yield node
     finally:
@@ -149,16 +152,92 @@ def node_toml(name: str, ops: int, *sections: str) -> str:
     return "\n".join([f'[node]\nname = "{name}"\n[ops]\nlisten = "127.0.0.1:{ops}"', *sections])
 
 
-def ingest_toml(
-    stream: str, port: int, kind: str = "video", pt: int = VIDEO, codec: str = "H264/90000"
-) -> str:
-    track = f'{{ kind = "{kind}", listen = "127.0.0.1:{port}", payload_type = {pt}, codec = "{codec}" }}'
-    return f'[[ingest.rtp]]\nstream = "{stream}"\ntracks = [ {track} ]'
+@dataclass(frozen=True)
+class Track:
+    """One track of a stream under test."""
+
+    kind: str = "video"
+    pt: int = VIDEO
+    codec: str = "H264/90000"
 
 
-def egress_toml(stream: str, *addresses: str, kind: str = "video") -> str:
-    to = ", ".join(f'{{ kind = "{kind}", address = "{address}" }}' for address in addresses)
+H264 = Track()
+OPUS = Track("audio", 97, "opus/48000/2")
+TS = Track("av", 33, "MP2T/90000")
+
+
+def ingest_toml(stream: str, port: int, *tracks: Track) -> str:
+    """The tracks (H.264 alone when none are given) are taken at `port` and every second port after it."""
+    of = ", ".join(
+        f'{{ kind = "{track.kind}", listen = "127.0.0.1:{port + 2 * i}", '
+        f'payload_type = {track.pt}, codec = "{track.codec}" }}'
+        for i, track in enumerate(tracks or (H264,))
+    )
+    return f'[[ingest.rtp]]\nstream = "{stream}"\ntracks = [ {of} ]'
+
+
+def egress_toml(stream: str, port: int, *tracks: Track, host: str = "127.0.0.1") -> str:
+    """As `ingest_toml`."""
+    to = ", ".join(
+        f'{{ kind = "{track.kind}", address = "{host}:{port + 2 * i}" }}'
+        for i, track in enumerate(tracks or (H264,))
+    )
     return f'[[egress.rtp]]\nstream = "{stream}"\nto = [ {to} ]'
+
+
+STREAM = "studio"
+
+
+class Fleet:
+    """An edge that calls a region over the lab's link, and the ports that they use. Ended by its `stack`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *tracks: Track,
+        host: str = "127.0.0.1",
+        loss: float = 0.3,
+        rtt: float = 40,
+        seed: int = 7,
+        program: Sequence[str] = RELAY,
+    ) -> None:
+        self._program = program
+        wide = 2 * max(len(tracks), 1)
+        self.ingest = free_port(2 * wide + 6)
+        self.player = self.ingest + wide
+        self.edge_hop, self.region_hop, self.link, self.ops = (self.ingest + 2 * wide + n for n in range(4))
+        self.stack = ExitStack()
+        edge_key, region_key = directory / "edge.key", directory / "region.key"
+        edge, region = keygen(edge_key), keygen(region_key)
+        called = f"[{host}]" if ":" in host else host
+        listen = called if host != "localhost" else "127.0.0.1"
+        self.edge_toml = directory / "edge.toml"
+        self.edge_toml.write_text(
+            node_toml(
+                "edge",
+                self.ops,
+                hop_toml(f"{listen}:{self.edge_hop}", edge_key, "region", region, f"{called}:{self.link}"),
+                ingest_toml(STREAM, self.ingest, *tracks),
+            )
+        )
+        self.region_toml = directory / "region.toml"
+        self.region_toml.write_text(
+            node_toml(
+                "region",
+                self.ops + 1,
+                hop_toml(f"{listen}:{self.region_hop}", region_key, "edge", edge),
+                egress_toml(STREAM, self.player, *tracks, host=called),
+            )
+        )
+        options = ("--loss", str(loss), "--rtt", str(rtt), "--seed", str(seed))
+        ends = f"{listen}:{self.link}", f"{listen}:{self.region_hop}"
+        self.stack.enter_context(lossy_link(*ends, directory / "link.log", *options))
+        self.region = self.start_region()
+        self.edge = self.stack.enter_context(running(self.edge_toml, self.ops, program))
+        wait_for("publication", lambda: self.edge.sends(STREAM))
+
+    def start_region(self) -> Node:
+        return self.stack.enter_context(running(self.region_toml, self.ops + 1, self._program))
 
 
 # ---- media --------------------------------------------------------------------------------------
@@ -178,11 +257,11 @@ class Sender:
         self.rate = rate
         self.seq = 0
 
-    def send(self, count: int) -> None:
+    def send(self, count: int, body: Callable[[], bytes] = lambda: bytes(1000)) -> None:
         started = time.monotonic()
         for i in range(count):
             time.sleep(max(started + i / self.rate - time.monotonic(), 0))
-            self.socket.sendto(rtp(self.seq), self.to)
+            self.socket.sendto(rtp(self.seq, body()), self.to)
             self.seq += 1
 
     def close(self) -> None:

@@ -29,6 +29,7 @@ from tests.unit.plane_world import (
     PLAYER_RTCP,
     RTCP,
     RTP,
+    SOURCE,
     Datagram,
     Peer,
     add_egress,
@@ -194,8 +195,7 @@ def test_an_encoder_restarts_with_another_ssrc(plane: Plane) -> None:
 def test_rtcp_on_either_port(plane: Plane) -> None:
     track = add_track(plane, ingest=True)
     plane.set_port(RTCP, PORT_RTCP, track)
-    early = sender_report()
-    receive(plane, 0, early)  # nobody is followed yet
+    receive(plane, 0, sender_report(ntp=1 << 32, time=225))  # nobody is followed yet
     receive(plane, 0, rtp(1))
     receive(plane, 0, sender_report(ntp=7 << 32, time=225))
     beside = (ENCODER[0], ENCODER[1] + 1)
@@ -204,7 +204,7 @@ def test_rtcp_on_either_port(plane: Plane) -> None:
     receive(plane, 0, sender_report(ssrc=99), port=RTCP, source=beside)  # of another SSRC: of no use
     receive(plane, 0, rtp(1), port=RTCP, source=beside)
     assert ingest_stats(plane, track) == {
-        "packets": 1, "bytes": 16, "sources": 1, "reports": 2, "other_source": 2, "not_rtcp": 1,
+        "packets": 1, "bytes": 16, "sources": 1, "reports": 4, "other_source": 1, "not_rtcp": 1,
     }  # fmt: skip
     out = receive(plane, 1000 * MS, rtp(2, time=225 + CLOCK))
     (report,) = [data for _, to, data in out if to == PLAYER_RTCP]
@@ -212,15 +212,45 @@ def test_rtcp_on_either_port(plane: Plane) -> None:
     assert (ssrc, ntp, time) == (OUT_SSRC, 9 << 32, 225 + CLOCK + OUT_TIME)
 
 
-def test_without_an_origin_report_one_is_made_up_after_three_seconds(plane: Plane) -> None:
+def test_a_report_before_the_first_packet_is_heeded(plane: Plane) -> None:
+    track = add_track(plane, ingest=True)
+    plane.set_port(RTCP, PORT_RTCP, track)
+    peer = Peer(plane)
+    plane.add_feed(track, peer.hop, 5, 1, 9)
+    beside = (ENCODER[0], ENCODER[1] + 1)
+    receive(plane, 0, sender_report(ntp=7 << 32, time=225), port=RTCP, source=OTHER)
+    receive(plane, 0, sender_report(ntp=8 << 32, time=225), port=RTCP, source=beside)
+    sent = peer.opened(receive(plane, 1 * MS, rtp(1)), SOURCE)
+    assert len(sent) == 2 and (8 << 32).to_bytes(8, "big") in sent[1]
+    out = receive(plane, 1000 * MS, rtp(2, time=225 + CLOCK))
+    (report,) = [data for _, to, data in out if to == PLAYER_RTCP]
+    assert struct.unpack(">IQI", report[4:20]) == (OUT_SSRC, 9 << 32, 225 + CLOCK + OUT_TIME)
+    # A peer that comes later is told as well, though the next report may be 6 s away.
+    plane.remove_feed(track, peer.hop)
+    plane.add_feed(track, peer.hop, 5, 1, 10)
+    sent = peer.opened(receive(plane, 1001 * MS, rtp(3, time=226 + CLOCK)), SOURCE)
+    assert len(sent) == 2 and (8 << 32).to_bytes(8, "big") in sent[1]
+
+
+def test_a_report_of_another_host_or_ssrc_is_not_heeded(plane: Plane) -> None:
+    track = add_track(plane, ingest=True)
+    plane.set_port(RTCP, PORT_RTCP, track)
+    for other, source in ((0x1234, OTHER), (99, ENCODER)):
+        receive(plane, 0, sender_report(ssrc=other, ntp=7 << 32), port=RTCP, source=source)
+        out = receive(plane, 0, rtp(1)) + receive(plane, 1000 * MS, rtp(2))
+        assert [to for _, to, _ in out if to == PLAYER_RTCP] == []
+        receive(plane, 0, b"nothing")
+
+
+def test_without_an_origin_report_one_is_made_up_after_seven_seconds(plane: Plane) -> None:
     add_track(plane, ingest=True)
     sent = {}
-    for i in range(6):
+    for i in range(10):
         out = receive(plane, (1000 + 1000 * i) * MS, rtp(i, time=CLOCK * i))
         sent[i] = [struct.unpack(">QI", data[8:20]) for _, to, data in out if to == PLAYER_RTCP]
-    assert [len(sent[i]) for i in range(6)] == [0, 0, 0, 1, 1, 1]
-    assert sent[3] == [(4 << 32, CLOCK * 3 + OUT_TIME)]
-    assert sent[4] == [(5 << 32, CLOCK * 4 + OUT_TIME)]
+    assert [len(sent[i]) for i in range(10)] == [0] * 7 + [1, 1, 1]
+    assert sent[7] == [(8 << 32, CLOCK * 7 + OUT_TIME)]
+    assert sent[8] == [(9 << 32, CLOCK * 8 + OUT_TIME)]
 
 
 def test_loss_before_ingest_is_waited_for_20_ms(plane: Plane) -> None:
