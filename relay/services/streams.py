@@ -29,7 +29,7 @@ REFUSED_FOR_NS = 5000 * MS
 """A peer that refused a stream is asked again after this."""
 STREAMS_MAX = 256
 """Streams taken from peers, at most."""
-TRACKS_MAX = 128
+TRACKS_MAX = 1024
 """Tracks taken from one peer, at most: what the packet plane's table of them holds."""
 BUDGET_LEAST_MS = 20
 HOLD_SLACK_MS = 20

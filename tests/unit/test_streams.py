@@ -10,7 +10,7 @@ from relay.config import Address, RtpDestination
 from relay.core.routing import Candidate
 from relay.media.rtp import TrackFormat, TrackSource
 from relay.services.hops import Hop, Hops
-from relay.services.streams import STREAMS_MAX, Stream, Streams
+from relay.services.streams import STREAMS_MAX, TRACKS_MAX, Stream, Streams
 from relay.wire.messages import Message, Publish, PublishOk, PublishRefused, Track, Unpublish
 from relay_ext.control import EVENT_SOURCE, Link, Plane
 from tests.unit.plane_world import (
@@ -387,6 +387,18 @@ def test_what_is_not_taken() -> None:
     refused = [m for _, m in node.take_sent() if isinstance(m, PublishRefused)]
     assert len(refused) == 2
     assert str(STREAMS_MAX) in refused[0].reason
+    node.close()
+
+
+def test_a_peer_has_room_for_so_many_tracks() -> None:
+    node = Node(edge=10, other=20)
+    per_stream = 16
+    for i in range(TRACKS_MAX // per_stream + 1):
+        node.on("edge", offer(f"stream {i}", alias=i, formats=(AUDIO,) * per_stream))
+    refused = [m.reason for _, m in node.take_sent() if isinstance(m, PublishRefused)]
+    assert refused == [f"this node takes {TRACKS_MAX} tracks from one peer"]
+    node.on("other", offer("another peer's"))
+    assert not [m for _, m in node.take_sent() if isinstance(m, PublishRefused)]
     node.close()
 
 
