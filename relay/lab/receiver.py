@@ -5,6 +5,7 @@ RTCP BYE, since only then does it decode the last packets that it holds; a signa
 """
 
 import asyncio
+import os
 import socket
 import struct
 from contextlib import ExitStack, aclosing, suppress
@@ -126,9 +127,12 @@ class Receiver:
 def free_port(count: int) -> int:
     """The first of `count` UDP ports in a row, an even one, that nobody on this machine holds just now.
 
-    Below the range from which the kernel hands out ports. Raises OSError when there is none.
+    Below the range from which the kernel hands out ports; each process starts its search elsewhere, since two
+    that search at once would find the same. Raises OSError when there is none.
     """
-    for first in range(20_000, 32_000 - count, 2 * ((count + 1) // 2)):
+    firsts = range(20_000, 32_000 - count, 2 * ((count + 1) // 2))
+    start = os.getpid() % len(firsts)
+    for first in (*firsts[start:], *firsts[:start]):
         with ExitStack() as held:
             try:
                 for port in range(first, first + count):

@@ -72,7 +72,11 @@ class Node(Process):
         self.config = config
         self.url = f"http://127.0.0.1:{ops}"
         super().__init__([*program, "run", "--config", str(config)], config.with_suffix(".log"))
-        wait_for("answer of the node", self._answers)
+        try:
+            wait_for("answer of the node", self._answers)
+        except BaseException:
+            self.kill()
+            raise
 
     def _answers(self) -> bool:
         assert self.popen.poll() is None, self.log.read_text()
@@ -135,12 +139,15 @@ def keygen(path: Path) -> str:
     return done.stdout.strip()
 
 
-def hop_toml(listen: str, key: Path, peer: str, public_key: str, address: str | None = None) -> str:
+def hop_toml(
+    listen: str, key: Path, peer: str, public_key: str, *, address: str | None = None, budget_ms: int = 200
+) -> str:
     called = f'address = "{address}"' if address else ""
     return f"""
         [hop]
         listen = "{listen}"
         key_file = "{key}"
+        budget_ms = {budget_ms}
         [[hop.peers]]
         name = "{peer}"
         public_key = "{public_key}"
@@ -198,6 +205,7 @@ class Fleet:
         host: str = "127.0.0.1",
         loss: float = 0.3,
         rtt: float = 40,
+        budget_ms: int = 200,
         seed: int = 7,
         program: Sequence[str] = RELAY,
     ) -> None:
@@ -206,7 +214,6 @@ class Fleet:
         self.ingest = free_port(2 * wide + 6)
         self.player = self.ingest + wide
         self.edge_hop, self.region_hop, self.link, self.ops = (self.ingest + 2 * wide + n for n in range(4))
-        self.stack = ExitStack()
         edge_key, region_key = directory / "edge.key", directory / "region.key"
         edge, region = keygen(edge_key), keygen(region_key)
         called = f"[{host}]" if ":" in host else host
@@ -216,7 +223,14 @@ class Fleet:
             node_toml(
                 "edge",
                 self.ops,
-                hop_toml(f"{listen}:{self.edge_hop}", edge_key, "region", region, f"{called}:{self.link}"),
+                hop_toml(
+                    f"{listen}:{self.edge_hop}",
+                    edge_key,
+                    "region",
+                    region,
+                    address=f"{called}:{self.link}",
+                    budget_ms=budget_ms,
+                ),
                 ingest_toml(STREAM, self.ingest, *tracks),
             )
         )
@@ -231,10 +245,13 @@ class Fleet:
         )
         options = ("--loss", str(loss), "--rtt", str(rtt), "--seed", str(seed))
         ends = f"{listen}:{self.link}", f"{listen}:{self.region_hop}"
-        self.stack.enter_context(lossy_link(*ends, directory / "link.log", *options))
-        self.region = self.start_region()
-        self.edge = self.stack.enter_context(running(self.edge_toml, self.ops, program))
-        wait_for("publication", lambda: self.edge.sends(STREAM))
+        with ExitStack() as stack:
+            self.stack = stack
+            self.stack.enter_context(lossy_link(*ends, directory / "link.log", *options))
+            self.region = self.start_region()
+            self.edge = self.stack.enter_context(running(self.edge_toml, self.ops, program))
+            wait_for("publication", lambda: self.edge.sends(STREAM))
+            self.stack = stack.pop_all()
 
     def start_region(self) -> Node:
         return self.stack.enter_context(running(self.region_toml, self.ops + 1, self._program))
