@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from relay_ext.control import Plane
 logger = logging.getLogger("relay.node")
 
 DRAIN_CHECK_S = 0.2
+RESOLVE_AGAIN_S = 10.0
+"""Between two attempts at a peer's name that had no address: the name service may come up after us."""
 
 
 class SocketPorts:
@@ -57,6 +60,11 @@ def resolve(host: str, port: int) -> tuple[tuple[str, int], ...]:
     except OSError as error:
         event(logger, logging.WARNING, "peer_unresolved", host=host, error=error)
         return ()
+    return _addresses(found)
+
+
+def _addresses(found: list[Any]) -> tuple[tuple[str, int], ...]:
+    """(host, port) of what getaddrinfo gives, each once."""
     return tuple(dict.fromkeys((str(info[4][0]), int(info[4][1])) for info in found))
 
 
@@ -73,6 +81,7 @@ class Node:
         self._timer_ns = 0
         self._started_ns = time.monotonic_ns()
         self._drain_task: asyncio.Task[None] | None = None
+        self._resolve_task: asyncio.Task[None] | None = None
         self._runner: Any = None
         static = read_private_key(config.hop.key_file) if config.hop else None
         public = public_key(static) if static else bytes(32)
@@ -100,6 +109,7 @@ class Node:
         self.service.start()
         self._runner = await ops.start(self, self.config.ops.listen)
         self._poll()
+        self._resolve_late()
         event(
             logger,
             logging.INFO,
@@ -112,8 +122,9 @@ class Node:
         )
 
     async def stop(self) -> None:
-        if self._drain_task is not None:
-            self._drain_task.cancel()
+        for task in (self._drain_task, self._resolve_task):
+            if task is not None:
+                task.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
         self.service.stop()
@@ -139,6 +150,24 @@ class Node:
         deadline_ns = self.machine.poll(now_ns)
         self._timer = self._loop.call_later(max(deadline_ns - now_ns, 1_000_000) * 1e-9, self._poll)
 
+    def _resolve_late(self) -> None:
+        if self.machine.unresolved and (self._resolve_task is None or self._resolve_task.done()):
+            self._resolve_task = asyncio.create_task(self._resolve_again())
+
+    async def _resolve_again(self) -> None:
+        """Ask for the addresses of peers that had none, until each has some."""
+        while self.machine.unresolved:
+            await asyncio.sleep(RESOLVE_AGAIN_S)
+            for peer in list(self.machine.unresolved):
+                found: list[tuple[str, int]] = []
+                for host, port in peer.addresses:
+                    with suppress(OSError):
+                        found += _addresses(await self._loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM))
+                if found:
+                    event(logger, logging.INFO, "peer_resolved", peer=peer.name)
+                    self.machine.resolved(time.monotonic_ns(), peer, found)
+                    self._poll()
+
     def reload(self) -> None:
         """SIGHUP: apply the configuration file as it is now; a wrong one is refused, the old one goes on."""
         if self._config_path is None:
@@ -157,6 +186,7 @@ class Node:
                 event(logger, logging.WARNING, "reload_needs_restart", section=name)
         self.config = config
         self._poll()
+        self._resolve_late()
         event(logger, logging.INFO, "reloaded", path=self._config_path)
 
     # ---- what the operations API sees (relay.web.ops.NodeView) --------------------------------

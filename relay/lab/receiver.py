@@ -132,7 +132,8 @@ def free_port(count: int) -> int:
     """
     firsts = range(20_000, 32_000 - count, 2 * ((count + 1) // 2))
     start = os.getpid() % len(firsts)
-    for first in (*firsts[start:], *firsts[:start]):
+    candidates: list[int] = [*firsts[start:], *firsts[:start]]
+    for first in candidates:
         with ExitStack() as held:
             try:
                 for port in range(first, first + count):

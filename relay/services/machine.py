@@ -4,7 +4,7 @@
 of the packet plane, then `poll`, which says when to poll next.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ class Machine:
         self._ingests: Ingests = {}
         self._egresses: Egresses = {}
         self._peers: tuple[PeerConfig, ...] = ()
+        self.unresolved: list[PeerConfig] = []
+        """Peers whose names had no address when they were added: they can call us, but not be called."""
         budget_ms = config.hop.budget_ms if config.hop else FORWARDER_BUDGET_MS
         self.streams = Streams(plane, ports, budget_ms=budget_ms, random_bytes=random_bytes)
         self.hops: Hops | None = None
@@ -124,18 +126,30 @@ class Machine:
 
     def _apply_peers(self, now_ns: int, peers: tuple[PeerConfig, ...]) -> None:
         for peer in [p for p in self._peers if p not in peers]:
-            hop = self.hops.named(peer.name) if self.hops else None
-            if self.hops is not None and hop is not None:
-                self.streams.remove_peer(now_ns, hop)
-                self.hops.remove(now_ns, hop)
+            self._remove_peer(now_ns, peer)
         for peer in [p for p in peers if p not in self._peers]:
-            self._add_peer(now_ns, peer)
+            found = [address for a in peer.addresses for address in self._resolve(a.host, a.port)]
+            self._add_peer(now_ns, peer, found)
         self._peers = peers
 
-    def _add_peer(self, now_ns: int, peer: PeerConfig) -> None:
+    def _add_peer(self, now_ns: int, peer: PeerConfig, addresses: Sequence[tuple[str, int]]) -> None:
         if self.hops is not None:
-            addresses = [found for a in peer.addresses for found in self._resolve(a.host, a.port)]
             self.hops.add(now_ns, peer.name, peer.region, peer.public_key, addresses)
+            if peer.addresses and not addresses:
+                self.unresolved.append(peer)
+
+    def _remove_peer(self, now_ns: int, peer: PeerConfig) -> None:
+        hop = self.hops.named(peer.name) if self.hops else None
+        if self.hops is not None and hop is not None:
+            self.streams.remove_peer(now_ns, hop)
+            self.hops.remove(now_ns, hop)
+        self.unresolved = [p for p in self.unresolved if p != peer]
+
+    def resolved(self, now_ns: int, peer: PeerConfig, addresses: Sequence[tuple[str, int]]) -> None:
+        """The name of a peer that was in `unresolved` has addresses now."""
+        if peer in self.unresolved:
+            self._remove_peer(now_ns, peer)
+            self._add_peer(now_ns, peer, addresses)
 
     # ---- driving -----------------------------------------------------------------------------
 
