@@ -23,6 +23,8 @@ HEADERS = {"Python.h": "python3-dev", "openssl/evp.h": "libssl-dev"}
 
 CFLAGS = ["-O3", "-g1", "-std=gnu11", "-Wall", "-Wextra", "-fno-strict-aliasing", "-pthread"]
 LDFLAGS = ["-pthread"]
+if os.environ.get("CI"):
+    CFLAGS += ["-Werror"]
 if os.environ.get("RELAY_EXT_ASAN"):
     CFLAGS += ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-O1"]
     LDFLAGS += ["-fsanitize=address,undefined"]

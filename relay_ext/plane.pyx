@@ -253,7 +253,7 @@ cdef void tell_report(plane *p, int64_t now, plane_track *k) noexcept nogil:
     g.report_due = False
     if not g.reported or g.report.ssrc != g.ssrc or not addr_same_host(&g.reporter, &g.source):
         return
-    n = <uint16_t>rtcp_build_sr(data, &g.report, data, 0)
+    n = <uint16_t>rtcp_build_sr(data, &g.report, <const uint8_t *>b"", 0)
     track_sender_report(&k.t, data, n)
     memset(&header, 0, sizeof(header))
     header.flags = INNER_RTCP
