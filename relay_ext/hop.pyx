@@ -44,6 +44,7 @@ cdef int64_t SENDER_INTERVAL = 20 * MS        # while media is only sent: tells 
 cdef int64_t IDLE_INTERVAL = 1000 * MS
 cdef int64_t SPACING = 2 * REPORT_INTERVAL    # between two chances to repair, beyond the round trip
 cdef double ALLOWANCE_MAX = 262144.0          # bytes of repair that may be saved up for a burst
+cdef double REACTIVE_RESERVE = 32768.0        # of which proactive repair leaves so many: what is asked for comes first
 
 
 # ---- life ------------------------------------------------------------------------------------
@@ -200,7 +201,9 @@ cdef inline void send_proactive(hop *h, path *p, int64_t now) noexcept nogil:
     h.credit += h.params.proactive
     while h.credit >= 1.0:
         h.credit -= 1.0
-        if not send_repair(h, p, now, h.window_first, <uint16_t>(next_esi - h.window_first), False):
+        if h.allowance < REACTIVE_RESERVE:
+            h.stats.overhead_limited += 1
+        elif not send_repair(h, p, now, h.window_first, <uint16_t>(next_esi - h.window_first), False):
             h.credit = 0.0
 
 
