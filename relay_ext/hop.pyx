@@ -194,6 +194,7 @@ cdef bint send_symbol(hop *h, path *p, int64_t now, const inner *header, slab *b
 cdef inline void send_proactive(hop *h, path *p, int64_t now) noexcept nogil:
     cdef uint32_t next_esi = h.encoder.next
     cdef int64_t oldest = now - h.params.send_budget
+    cdef double reserve = REACTIVE_RESERVE if h.params.send_budget > p.rtt else 0.0
     if serial_diff(next_esi, h.window_first) > PROACTIVE_WINDOW:
         h.window_first = next_esi - PROACTIVE_WINDOW
     while h.window_first != next_esi - 1 and h.sent_at[h.window_first & (HOP_WINDOW - 1)] < oldest:
@@ -201,7 +202,7 @@ cdef inline void send_proactive(hop *h, path *p, int64_t now) noexcept nogil:
     h.credit += h.params.proactive
     while h.credit >= 1.0:
         h.credit -= 1.0
-        if h.allowance < REACTIVE_RESERVE:
+        if h.allowance < reserve:
             h.stats.overhead_limited += 1
         elif not send_repair(h, p, now, h.window_first, <uint16_t>(next_esi - h.window_first), False):
             h.credit = 0.0
