@@ -87,7 +87,9 @@ class Node:
         public = public_key(static) if static else bytes(32)
         self.plane = Plane(public, now_ns=self._started_ns)
         self._ports = SocketPorts()
-        self.service = EngineService(self.plane, self._on_event, self._on_failure)
+        self.service = EngineService(
+            self.plane, self._on_event, self._on_failure, coalesce_us=config.engine.coalesce_us
+        )
         self._ports.service = self.service
         self.machine = Machine(
             config,
@@ -181,7 +183,7 @@ class Node:
         except (RelayError, OSError) as error:
             event(logger, logging.ERROR, "reload_refused", error=error)
             return
-        for name in ("node", "hop", "ops", "web", "log"):
+        for name in ("node", "engine", "hop", "ops", "web", "log"):
             if _but_peers(getattr(config, name)) != _but_peers(getattr(self.config, name)):
                 event(logger, logging.WARNING, "reload_needs_restart", section=name)
         self.config = config

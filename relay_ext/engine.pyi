@@ -10,12 +10,12 @@ class Engine:
     Ports may be added and taken away at any time, from any Python thread. Commands that were given to the
     plane before `stop` are carried out.
 
-    `gro` and `gso` allow UDP_GRO and UDP_SEGMENT where the kernel has them. `gather_us`: how long the thread
-    sleeps after each turn while packets would wake it more than 10,000 times a second, in microseconds (0 to
-    10000); 0 waits for each packet instead. It is the delay that saving wake-ups may add.
+    `gro` and `gso` allow UDP_GRO and UDP_SEGMENT where the kernel has them. `coalesce_us`: how long the
+    thread sleeps after each turn while packets would wake it more often than that, in microseconds (0 to
+    1000); 0 waits for each packet instead. It is the delay that saving wake-ups may add.
     """
 
-    def __new__(cls, plane: Plane, *, gro: bool = True, gso: bool = True, gather_us: int = 100) -> Self: ...
+    def __new__(cls, plane: Plane, *, gro: bool = True, gso: bool = True, coalesce_us: int = 100) -> Self: ...
     @property
     def event_fd(self) -> int:
         """An eventfd that becomes readable when the plane has events, or when the thread has ended.

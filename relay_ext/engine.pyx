@@ -7,9 +7,9 @@ Python's commands; hand the plane what has been received, a bounded share a port
 what it has queued; tell Python once if there are events for it. The thread runs without the GIL from start to
 stop.
 
-When packets come so evenly that nearly every one would wake the thread, it sleeps for `gather_us` after a
-turn that found some and then takes what has come: that sleep bounds the delay it adds, and saves most of the
-wake-ups. Bursts gather by themselves.
+When packets come so evenly that they would wake the thread more often than once in `coalesce_us`, it sleeps
+for so long after a turn that found some and then takes what has come: that sleep bounds the delay it adds, and
+saves most of the wake-ups. Bursts come together by themselves.
 """
 import os
 import socket
@@ -41,8 +41,8 @@ cdef enum:
     EPOLL_BATCH = 64
     COMMANDS_A_TURN = 1024      # as many as the plane's queue holds: a change of ports comes after them
     RATE_WINDOW = 10000000      # ns over which wake-ups are counted
-    BUSY_WAKEUPS = 100          # of them in that window (10,000/s) from which on the thread gathers,
-    BUSY_TIME = 100000000       # for so many ns; then it looks anew at how packets come without it
+    BUSY_TIME = 100000000       # ns of coalescing, after which it looks anew at how packets come without it
+    COALESCE_MAX = 1000         # us: more than the delay that a node may add at the 99th percentile
     TIMER_SLACK = 1000          # ns; the kernel's default of 50 us would show in pacing
     REPLY_NS = 2000000000       # a living thread answers within a turn
 
@@ -70,7 +70,7 @@ ctypedef struct engine:
     int epoll
     int wake         # eventfd, Python to engine
     int events       # eventfd, engine to Python
-    int64_t gather   # ns, 0: never
+    int64_t coalesce # ns, 0: never
     bint no_pwait2   # the kernel is older than 5.11
     bint busy        # packets come one by one, and fast
     bint taken       # the last turn found datagrams
@@ -142,7 +142,7 @@ cdef int wait(engine *e, epoll_event *events, int64_t deadline, bint pending) no
     if pending:
         left = 0
     elif e.busy and e.taken:
-        t = span(e.gather if e.gather < left else left)
+        t = span(e.coalesce if e.coalesce < left else left)
         nanosleep(&t, NULL)
         left = 0
     if left == 0:
@@ -160,10 +160,9 @@ cdef int wait(engine *e, epoll_event *events, int64_t deadline, bint pending) no
 
 cdef void judge_load(engine *e, int64_t now) noexcept nogil:
     cdef uint64_t wakeups = e.io.counters[WAKEUPS]
-    if e.gather == 0 or now - e.window_start < (BUSY_TIME if e.busy else RATE_WINDOW):
+    if e.coalesce == 0 or now - e.window_start < (BUSY_TIME if e.busy else RATE_WINDOW):
         return
-    e.busy = not e.busy and wakeups - e.window_wakeups >= BUSY_WAKEUPS \
-        and now - e.window_start < 2 * RATE_WINDOW
+    e.busy = not e.busy and <int64_t>(wakeups - e.window_wakeups) * e.coalesce >= now - e.window_start
     e.window_wakeups = wakeups
     e.window_start = now
 
@@ -266,11 +265,11 @@ cdef class Engine:
     cdef bint gro, gso
     cdef uint64_t old_drops
 
-    def __cinit__(self, Plane plane not None, *, bint gro=True, bint gso=True, int gather_us=100):
+    def __cinit__(self, Plane plane not None, *, bint gro=True, bint gso=True, int coalesce_us=100):
         cdef uint64_t keys[4]
         cdef int i, error
-        if not 0 <= gather_us <= 10000:
-            raise ValueError(f"gather_us is {gather_us}, expected 0 (never) to 10000")
+        if not 0 <= coalesce_us <= COALESCE_MAX:
+            raise ValueError(f"coalesce_us is {coalesce_us}, expected 0 (never) to {COALESCE_MAX}")
         for i in range(4):
             keys[i] = int.from_bytes(os.urandom(8), "little")
         self.plane = plane
@@ -284,7 +283,7 @@ cdef class Engine:
         self.e.epoll = self.e.wake = self.e.events = -1
         sem_init(&self.e.answered, 0, 0)
         self.e.p = plane.p
-        self.e.gather = <int64_t>gather_us * 1000
+        self.e.coalesce = <int64_t>coalesce_us * 1000
         self.e.io = udp_new(keys)
         if self.e.io == NULL:
             raise MemoryError("no memory for the engine's buffers")

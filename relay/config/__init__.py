@@ -14,6 +14,7 @@ from relay.config.checks import Address, Table, as_written, is_host, is_ip, pars
 from relay.config.model import (
     Config,
     EgressConfig,
+    EngineConfig,
     HopConfig,
     IngestConfig,
     Kind,
@@ -34,6 +35,7 @@ __all__ = [
     "Address",
     "Config",
     "EgressConfig",
+    "EngineConfig",
     "HopConfig",
     "IngestConfig",
     "Kind",

@@ -46,6 +46,16 @@ class NodeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """`[engine]`: the packet plane's thread. `coalesce_us` is the delay that saving wake-ups may add.
+
+    100 us is where most of the gain is had (docs/performance.md) and a tenth of what a node may add at p99.
+    """
+
+    coalesce_us: Annotated[int, whole(0, 1000, "(us)")] = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PeerConfig:
     """`[[hop.peers]]`: a node that is spoken to. Without `addresses` it is the peer that calls."""
 
@@ -148,6 +158,7 @@ class Config:
     """A whole configuration. `hop` is None for a plain forwarder, which needs no key."""
 
     node: Annotated[NodeConfig, Table(NodeConfig)]
+    engine: Annotated[EngineConfig, Table(EngineConfig)] = EngineConfig()
     hop: Annotated[HopConfig | None, Table(HopConfig)] = None
     ops: Annotated[OpsConfig, Table(OpsConfig)] = OpsConfig()
     web: Annotated[WebConfig | None, Table(WebConfig)] = None

@@ -29,6 +29,7 @@ class EngineService:
 
     `on_failure` is called once, with a sentence, when the engine's thread has ended by itself. An exception
     in `on_event` goes to the loop's exception handler and does not keep the next event from being handled.
+    `gro`, `gso` and `coalesce_us` are Engine's.
     """
 
     def __init__(
@@ -37,10 +38,11 @@ class EngineService:
         on_event: Callable[[Event], None],
         on_failure: Callable[[str], None],
         *,
+        coalesce_us: int,
         gro: bool = True,
         gso: bool = True,
     ) -> None:
-        self.engine = Engine(plane, gro=gro, gso=gso)
+        self.engine = Engine(plane, gro=gro, gso=gso, coalesce_us=coalesce_us)
         self._plane = plane
         self._on_event = on_event
         self._on_failure = on_failure

@@ -1,6 +1,6 @@
 """The packet plane as a plain forwarder, with the command line of c_loop/forward.c:
 
-    python -m tests.benchmarks.forward_plane LISTEN_PORT PORTS TO_PORT FAN [GATHER_US]
+    python -m tests.benchmarks.forward_plane LISTEN_PORT PORTS TO_PORT FAN [COALESCE_US]
 
 Ingest, playout and egress run as in a node. Prints "ready"; ends when its standard input does.
 """
@@ -15,9 +15,9 @@ from relay_ext.engine import Engine
 HOST = "127.0.0.1"
 
 
-def main(listen_port: int, ports: int, to_port: int, fan: int, gather_us: int = 100) -> None:
+def main(listen_port: int, ports: int, to_port: int, fan: int, coalesce_us: int = 100) -> None:
     plane = Plane(bytes(32), now_ns=time.monotonic_ns())
-    engine = Engine(plane, gather_us=gather_us)
+    engine = Engine(plane, coalesce_us=coalesce_us)
     with open_udp((HOST, 0)) as sock:
         plane.set_port(0, PORT_EGRESS)
         engine.add_port(0, sock)

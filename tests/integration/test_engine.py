@@ -100,9 +100,9 @@ def bodies(sock: socket.socket, n: int) -> list[bytes]:
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["ipv4", "ipv6"])
 @pytest.mark.parametrize("gro", [True, False], ids=["gro", "no-gro"])
 @pytest.mark.parametrize("gso", [True, False], ids=["gso", "no-gso"])
-@pytest.mark.parametrize("gather_us", [0, 100])
-def test_forwards_every_byte_in_order(family: int, gro: bool, gso: bool, gather_us: int) -> None:
-    with bench(family, gro=gro, gso=gso, gather_us=gather_us) as b:
+@pytest.mark.parametrize("coalesce_us", [0, 100])
+def test_forwards_every_byte_in_order(family: int, gro: bool, gso: bool, coalesce_us: int) -> None:
+    with bench(family, gro=gro, gso=gso, coalesce_us=coalesce_us) as b:
         receiver = b.receiver()
         b.add(1, receiver)
         b.engine.start()
@@ -205,8 +205,8 @@ def test_ports_are_checked() -> None:
             b.engine.add_port(OUT, udp)
         with pytest.raises(ValueError, match="counted from 0"):
             b.engine.add_port(4096, udp)
-        with pytest.raises(ValueError, match="gather_us"):
-            Engine(b.plane, gather_us=-1)
+        with pytest.raises(ValueError, match="coalesce_us"):
+            Engine(b.plane, coalesce_us=-1)
         b.engine.start()
         with pytest.raises(RuntimeError, match="started once"):
             b.engine.start()
@@ -352,7 +352,7 @@ def test_events_reach_the_event_loop_even_when_the_handler_fails() -> None:
 
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(on_error)
-        running = EngineService(plane, on_event, pytest.fail)
+        running = EngineService(plane, on_event, pytest.fail, coalesce_us=0)
         address = running.open_port(1, ("127.0.0.1", 0))
         running.start()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
@@ -384,7 +384,7 @@ def test_the_death_of_the_thread_is_told() -> None:
     async def main() -> None:
         failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         others = epolls()
-        running = EngineService(plane, lambda event: None, failure.set_result)
+        running = EngineService(plane, lambda event: None, failure.set_result, coalesce_us=0)
         (own,) = epolls() - others
         running.start()
         os.dup2(running.engine.event_fd, own)  # no epoll any more

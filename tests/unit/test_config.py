@@ -117,6 +117,7 @@ def test_the_environment_overrides_scalars_of_single_tables() -> None:
         "RELAY_HOP_BUDGET_MS": "300",
         "RELAY_HOP_MAX_OVERHEAD": "0.5",
         "RELAY_OPS_LISTEN": "[::1]:9000",
+        "RELAY_ENGINE_COALESCE_US": "0",
         "RELAY_LOG_FORMAT": "json",
         "RELAY_EXT_ASAN": "1",  # no section of ours
         "PATH": "/bin",
@@ -124,6 +125,7 @@ def test_the_environment_overrides_scalars_of_single_tables() -> None:
     config = parse(NODE + "[hop]\nbudget_ms = 100\n", environ)
     assert config.hop is not None
     assert (config.hop.budget_ms, config.hop.max_overhead) == (300, 0.5)
+    assert config.engine.coalesce_us == 0
     assert config.node.region == "eu" and config.ops.listen == ("::1", 9000) and config.log.format == "json"
 
 
@@ -205,7 +207,8 @@ BAD_VALUES = [
     (NODE + "xyz = 1\n", "node.xyz", "found an unknown key, expected one of name, region, state_dir"),
     (NODE + '"a\\nb" = 1\n', 'node."a\\nb"', "found an unknown key"),
     (NODE + "[hopp]\n", "hopp", "found an unknown key, expected hop"),
-    (NODE + "[engine]\nthreads = 2\n", "engine", "found an unknown key"),
+    (NODE + "[engine]\ncoalesce = 2\n", "engine.coalesce", "found an unknown key, expected coalesce_us"),
+    (NODE + "[engine]\ncoalesce_us = 1001\n", "engine.coalesce_us", "found 1001, expected a whole number"),
     (
         NODE + "[hop]\nbudget_ms = 19\n",
         "hop.budget_ms",
