@@ -1,16 +1,21 @@
 /* Video-like load for a forwarder, and its receivers.
  *
- *     load TO_PORT STREAMS RATE SECONDS BURST RECEIVE_PORT FAN
+ *     load TO_PORT STREAMS RATE SECONDS BURST RECEIVE_PORT FAN [REST_US [STEP]]
  *
- * STREAMS streams of RTP in packets of 1200 bytes go to 127.0.0.1:TO_PORT ..., RATE packets/s in all, in bursts of BURST
- * packets of one stream, the streams taking turns. Receives on RECEIVE_PORT ... (STREAMS * FAN ports). Each packet
- * carries the time at which it was sent; the kernel stamps its arrival. Prints "ready", begins when a line comes in,
- * ends when all has come or nothing more comes, and prints one line of JSON.
+ * STREAMS streams of RTP in packets of 1200 bytes go to 127.0.0.1:TO_PORT, TO_PORT+STEP (1), ..., RATE packets/s in all,
+ * in bursts of BURST packets of one stream, the streams taking turns. Receives on RECEIVE_PORT ... (STREAMS * FAN ports). Prints "ready",
+ * begins when a line comes in, ends when all has come or nothing more comes, and prints one line of JSON.
+ *
+ * A delay is the time from clock_gettime just before sendto, which each packet carries, to the kernel's stamp of its
+ * arrival at its last receiver (SO_TIMESTAMPNS): when the receiving thread wakes up has no part in it. That thread rests
+ * REST_US (0) after each turn. At 0 every packet may wake it, at the cost of the forwarder that sends it, and on a machine
+ * with few cores in its way.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,8 +28,9 @@
 
 enum { BYTES = 1200, BATCH = 64, BUFFER = 2048, HEADER = 12, QUIET_MS = 300 };
 
-static int to_port, streams, rate, seconds, burst, receive_port, fan;
+static int to_port, streams, rate, seconds, burst, receive_port, fan, rest_us, step = 1;
 static uint64_t expected, received;
+static atomic_bool all_sent;
 static uint32_t *delays; /* ns */
 
 static int64_t now_ns(clockid_t clock)
@@ -62,8 +68,11 @@ static void *receive(void *epoll)
     struct mmsghdr m[BATCH] = {0};
     struct iovec iov[BATCH];
     struct epoll_event events[64];
-    int n;
-    while ((n = epoll_wait(*(int *)epoll, events, 64, received ? QUIET_MS : 10000)) > 0) {
+    for (;;) {
+        bool over = atomic_load(&all_sent);
+        int n = epoll_wait(*(int *)epoll, events, 64, QUIET_MS);
+        if (n <= 0 && over)
+            break;
         for (int e = 0; e < n; e++) {
             for (int i = 0; i < BATCH; i++) {
                 iov[i] = (struct iovec){data[i], BUFFER};
@@ -84,6 +93,8 @@ static void *receive(void *epoll)
         }
         if (received == expected)
             break;
+        if (rest_us)
+            usleep((useconds_t)rest_us);
     }
     return NULL;
 }
@@ -93,7 +104,7 @@ static void send_burst(int fd, int stream, uint16_t *seq, uint32_t number)
     unsigned char p[BYTES] = {0};
     uint32_t timestamp = htonl(number * 90), ssrc = htonl((uint32_t)stream + 1);
     struct sockaddr_in name = {.sin_family = AF_INET,
-                               .sin_port = htons((uint16_t)(to_port + stream)),
+                               .sin_port = htons((uint16_t)(to_port + stream * step)),
                                .sin_addr = {htonl(INADDR_LOOPBACK)}};
     for (int i = 0; i < burst; i++) {
         uint16_t be_seq = htons((*seq)++);
@@ -122,7 +133,7 @@ static double quantile_us(double q)
 int main(int argc, char **argv)
 {
     pthread_t receiver;
-    if (argc != 8)
+    if (argc < 8 || argc > 10)
         return 2;
     to_port = atoi(argv[1]);
     streams = atoi(argv[2]);
@@ -131,7 +142,11 @@ int main(int argc, char **argv)
     burst = atoi(argv[5]);
     receive_port = atoi(argv[6]);
     fan = atoi(argv[7]);
-    if (streams < 1 || burst < 1 || rate < burst || fan < 1)
+    if (argc > 8)
+        rest_us = atoi(argv[8]);
+    if (argc > 9)
+        step = atoi(argv[9]);
+    if (streams < 1 || burst < 1 || rate < burst || fan < 1 || rest_us < 0)
         return 2;
     int64_t bursts = (int64_t)rate * seconds / burst;
     uint64_t sent = (uint64_t)bursts * (uint64_t)burst;
@@ -156,6 +171,7 @@ int main(int argc, char **argv)
         send_burst(fds[stream], stream, &seq[stream], (uint32_t)(i / streams));
     }
     double took = (double)(now_ns(CLOCK_MONOTONIC) - start) / 1e9;
+    atomic_store(&all_sent, true);
     pthread_join(receiver, NULL);
     qsort(delays, received, sizeof *delays, ascending);
     printf("{\"sent\": %lu, \"expected\": %lu, \"received\": %lu, \"seconds\": %.3f, \"delay_us\": "
