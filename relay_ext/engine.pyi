@@ -11,7 +11,7 @@ class Engine:
     plane before `stop` are carried out.
 
     `gro` and `gso` allow UDP_GRO and UDP_SEGMENT where the kernel has them. `coalesce_us`: how long the
-    thread sleeps after each turn while packets would wake it more often than that, in microseconds (0 to
+    thread sleeps after each turn while packets would wake it twice or more in that time, in microseconds (0 to
     1000); 0 waits for each packet instead. It is the delay that saving wake-ups may add.
     """
 

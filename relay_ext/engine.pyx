@@ -7,9 +7,9 @@ Python's commands; hand the plane what has been received, a bounded share a port
 what it has queued; tell Python once if there are events for it. The thread runs without the GIL from start to
 stop.
 
-When packets come so evenly that they would wake the thread more often than once in `coalesce_us`, it sleeps
-for so long after a turn that found some and then takes what has come: that sleep bounds the delay it adds, and
-saves most of the wake-ups. Bursts come together by themselves.
+When packets come so evenly that they wake the thread twice or more in `coalesce_us`, it sleeps for so long
+after a turn that found some and then takes what has come: that sleep bounds the delay it adds, and saves most
+of the wake-ups. Bursts come together by themselves.
 """
 import os
 import socket
@@ -42,6 +42,7 @@ cdef enum:
     COMMANDS_A_TURN = 1024      # as many as the plane's queue holds: a change of ports comes after them
     RATE_WINDOW = 10000000      # ns over which wake-ups are counted
     BUSY_TIME = 100000000       # ns of coalescing, after which it looks anew at how packets come without it
+    COALESCE_WAKEUPS = 2        # a sleep costs about as much as so many wake-ups: with fewer to save it is a loss
     COALESCE_MAX = 1000         # us: more than the delay that a node may add at the 99th percentile
     TIMER_SLACK = 1000          # ns; the kernel's default of 50 us would show in pacing
     REPLY_NS = 2000000000       # a living thread answers within a turn
@@ -162,7 +163,8 @@ cdef void judge_load(engine *e, int64_t now) noexcept nogil:
     cdef uint64_t wakeups = e.io.counters[WAKEUPS]
     if e.coalesce == 0 or now - e.window_start < (BUSY_TIME if e.busy else RATE_WINDOW):
         return
-    e.busy = not e.busy and <int64_t>(wakeups - e.window_wakeups) * e.coalesce >= now - e.window_start
+    e.busy = not e.busy and (<int64_t>(wakeups - e.window_wakeups) * e.coalesce
+                             >= COALESCE_WAKEUPS * (now - e.window_start))
     e.window_wakeups = wakeups
     e.window_start = now
 
