@@ -49,7 +49,7 @@ class NodeConfig:
 class EngineConfig:
     """`[engine]`: the packet plane's thread. `coalesce_us` is the delay that saving wake-ups may add.
 
-    100 us keeps the median delay below 150 us; more saves more, as docs/performance.md shows.
+    100 us is meant to keep the median delay below 150 us; more saves more, as docs/performance.md shows.
     """
 
     coalesce_us: Annotated[int, whole(0, 1000, "(us)")] = 100

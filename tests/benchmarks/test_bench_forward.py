@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-ROUNDS = 7
+ROUNDS = 5
 SECONDS = 1
 LISTEN_PORT, TO_PORT = 21000, 22000
 LIMIT = 2.0  # times the cost that a cost is compared with
