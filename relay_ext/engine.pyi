@@ -11,8 +11,8 @@ class Engine:
     plane before `stop` are carried out.
 
     `gro` and `gso` allow UDP_GRO and UDP_SEGMENT where the kernel has them. `coalesce_us`: how long the
-    thread sleeps after each turn while packets would wake it twice or more in that time, in microseconds (0 to
-    1000); 0 waits for each packet instead. It is the delay that saving wake-ups may add.
+    thread sleeps after each turn while packets would wake it twice or more in that time, in microseconds (0
+    to 1000); 0 waits for each packet instead. It is the delay that saving wake-ups may add.
     """
 
     def __new__(cls, plane: Plane, *, gro: bool = True, gso: bool = True, coalesce_us: int = 100) -> Self: ...

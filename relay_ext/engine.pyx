@@ -42,7 +42,7 @@ cdef enum:
     COMMANDS_A_TURN = 1024      # as many as the plane's queue holds: a change of ports comes after them
     RATE_WINDOW = 10000000      # ns over which wake-ups are counted
     BUSY_TIME = 100000000       # ns of coalescing, after which it looks anew at how packets come without it
-    COALESCE_WAKEUPS = 2        # a sleep costs about as much as so many wake-ups: with fewer to save it is a loss
+    COALESCE_WAKEUPS = 2        # as many as a sleep costs: with fewer to save it would be a loss
     COALESCE_MAX = 1000         # us: more than the delay that a node may add at the 99th percentile
     TIMER_SLACK = 1000          # ns; the kernel's default of 50 us would show in pacing
     REPLY_NS = 2000000000       # a living thread answers within a turn
