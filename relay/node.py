@@ -19,10 +19,12 @@ from relay.config.files import check_files, load, read_private_key
 from relay.core.noise import public_key
 from relay.errors import ConfigError, RelayError
 from relay.log import configure, event
+from relay.services.ciphers import fastest_first
 from relay.services.engine import EngineService
 from relay.services.machine import HOP_PORT, Machine
 from relay.web import ops
 from relay.wire import sdp
+from relay.wire.hop import CIPHER_NAMES
 from relay_ext import control
 from relay_ext.control import Plane
 
@@ -89,6 +91,7 @@ class Node:
         self._ports = SocketPorts()
         self.service = EngineService(self.plane, self._on_event, self._on_failure)
         self._ports.service = self.service
+        self.ciphers = fastest_first(time.thread_time_ns)
         self.machine = Machine(
             config,
             self.plane,
@@ -97,6 +100,7 @@ class Node:
             random_bytes=os.urandom,
             resolve=resolve,
             read=Path.read_text,
+            ciphers=self.ciphers,
         )
 
     async def start(self) -> None:
@@ -118,6 +122,7 @@ class Node:
             region=self.config.node.region,
             version=__version__,
             hop=str(self.config.hop.listen) if self.config.hop else None,
+            ciphers=" ".join(CIPHER_NAMES[cipher] for cipher in self.ciphers),
             ops=str(self.config.ops.listen),
         )
 
