@@ -5,19 +5,16 @@ turns, median of ROUNDS. Whatever takes the command line of c_loop/forward.c can
 """
 
 import json
-import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
 ROUNDS = 5
 SECONDS = 2
 LISTEN_PORT, TO_PORT = 21000, 22000
@@ -42,29 +39,6 @@ class Run:
     cpu_ns: float  # a packet that was received
     lost: int
     delay_us: dict[str, float]
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("needs a C compiler: apt-get install gcc")
-    target = tmp_path_factory.mktemp("c_loop")
-    for name in ("forward", "load"):
-        source = HERE / "c_loop" / f"{name}.c"
-        command = [
-            compiler,
-            "-O2",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-pthread",
-            "-o",
-            str(target / name),
-            str(source),
-        ]
-        subprocess.run(command, check=True)
-    yield target
 
 
 def forwarders(programs: Path) -> dict[str, list[str]]:
