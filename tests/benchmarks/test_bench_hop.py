@@ -8,8 +8,7 @@ that a profile of this process is one of the two threads (docs/performance.md).
 import os
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,18 +38,6 @@ LINK_PORTS = (27200, 27201)
 HOP_PORTS = (27210, 27211)
 HOP, OUT = 0, 1000
 KEYS = (bytes(range(32)), bytes(range(32, 64)))
-
-
-@dataclass(frozen=True)
-class Cost:
-    """CPU time of an engine's thread."""
-
-    ns: int
-    kernel_share: float
-
-    def mbit_per_s(self, packets: int) -> float:
-        """Media that a core carries at this cost."""
-        return packets * PACKET_BYTES * 8 * 1000 / self.ns
 
 
 class End:
@@ -103,18 +90,9 @@ class End:
         self.engine.stop()
         self.plane.close()
 
-    @contextmanager
-    def cost(self, into: list[Cost]) -> Iterator[None]:
-        clock = (~self._thread << 3) | 6  # CPU time of a thread of this process
-        before, (user, kernel) = time.clock_gettime_ns(clock), self._ticks()
-        yield
-        ns, ticks = time.clock_gettime_ns(clock) - before, self._ticks()
-        user, kernel = ticks[0] - user, ticks[1] - kernel
-        into.append(Cost(ns, kernel / max(user + kernel, 1)))
-
-    def _ticks(self) -> tuple[int, int]:
-        fields = Path(f"/proc/self/task/{self._thread}/stat").read_text().rpartition(")")[2].split()
-        return int(fields[11]), int(fields[12])
+    def cpu_ns(self) -> int:
+        """CPU time of the engine's thread."""
+        return time.clock_gettime_ns((~self._thread << 3) | 6)  # clock_gettime(2): a thread of this process
 
 
 @dataclass(frozen=True)
@@ -123,13 +101,18 @@ class Run:
     missing: int
     recovered: int
     repair_ratio: float
-    costs: tuple[Cost, Cost]
-    """Of the sender and the receiver."""
+    cpu_ns: tuple[int, int]
+    """Of the sender's and the receiver's thread."""
+
+    def rates(self) -> tuple[float, float, float]:
+        """Mb/s of media that a core carries as sender, as receiver, as both."""
+        mbit_ns = self.sent * PACKET_BYTES * 8 * 1000
+        sender, receiver = self.cpu_ns
+        return mbit_ns / sender, mbit_ns / receiver, mbit_ns / (sender + receiver)
 
 
 def measure(programs: Path, cipher: int, seed: int) -> Run:
     sender, receiver = End(0, cipher), End(1, cipher)
-    costs: list[Cost] = []
     with ExitStack() as stack:
         for end in (sender, receiver):
             stack.callback(end.stop)
@@ -141,8 +124,10 @@ def measure(programs: Path, cipher: int, seed: int) -> Run:
         link = stack.enter_context(start([str(programs / "lossy")], *ends, LOSS_PER_MILLE, seed))
         stack.callback(link.kill)
         load = start([str(programs / "load")], LISTEN_PORT, STREAMS, RATE, SECONDS, BURST, TO_PORT, 1)
-        with load, receiver.cost(costs), sender.cost(costs):
+        before = [end.cpu_ns() for end in (sender, receiver)]
+        with load:
             load.communicate("\n")
+        spent = [end.cpu_ns() - ns for end, ns in zip((sender, receiver), before, strict=True)]
         sent, played = sender.plane.hop_stats(sender.hop), receiver.plane.hop_stats(receiver.hop)
         media = sent["source_sent"]
         return Run(
@@ -150,7 +135,7 @@ def measure(programs: Path, cipher: int, seed: int) -> Run:
             missing=played["unrecovered"],
             recovered=played["recovered"],
             repair_ratio=sent["repair_sent"] / media,
-            costs=(costs[0], costs[1]),
+            cpu_ns=(spent[0], spent[1]),
         )
 
 
@@ -170,23 +155,13 @@ def test_a_core_carries_300_mbit_per_s_both_ends(
     runs = benchmark.pedantic(in_turns, args=(programs,), rounds=1, iterations=1)
     for cipher, of_cipher in runs.items():
         name = CIPHER_NAMES[cipher]
-        rates = [
-            statistics.median(costs(run).mbit_per_s(run.sent) for run in of_cipher)
-            for costs in (lambda r: r.costs[0], lambda r: r.costs[1], both)
-        ]
-        kernel = [statistics.median(run.costs[i].kernel_share for run in of_cipher) for i in (0, 1)]
+        rates = [statistics.median(of_end) for of_end in zip(*(r.rates() for r in of_cipher), strict=True)]
         with capsys.disabled():
             print(f"\n{name}, Mb/s of media a core: ", end="")
             print("sender {:.0f}, receiver {:.0f}, both ends {:.0f}".format(*rates))
-            print(f"  in the kernel: {kernel[0]:.0%} of the sender, {kernel[1]:.0%} of the receiver")
             for r in of_cipher:
                 print(
                     f"  {r.sent} sent, {r.recovered} recovered, {r.missing} not, repair {r.repair_ratio:.1%}"
                 )
         benchmark.extra_info[name] = {"sender": rates[0], "receiver": rates[1], "both": rates[2]}
         assert rates[2] >= 300
-
-
-def both(run: Run) -> Cost:
-    total = sum(cost.ns for cost in run.costs)
-    return Cost(total, 0.0)
