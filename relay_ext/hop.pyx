@@ -26,8 +26,7 @@ from relay_ext.rlc cimport (
 from relay_ext.rlc_encoder cimport (
     RLC_MAX_WINDOW, rlc_encode, rlc_encoder_add, rlc_encoder_free, rlc_encoder_new, rlc_encoder_release)
 from relay_ext.route cimport route, route_find, route_key
-from relay_ext.seal cimport (
-    SEAL_HEADER, SEAL_TAG, replay_check, replay_commit, seal_in_place, seal_open)
+from relay_ext.seal cimport SEAL_HEADER, SEAL_TAG, replay_check, replay_commit, seal_in_place, seal_open
 from relay_ext.slab cimport SLAB_DATA, slab_get, slab_unref
 from relay_ext.timer cimport timer_armed, timer_cancel, timer_schedule
 
@@ -229,9 +228,9 @@ cdef bint send_repair(hop *h, path *p, int64_t now, uint32_t first, uint16_t cou
     put32(out, first)
     put16(out + 4, count)
     put16(out + 6, h.repair_key)
+    h.repair_key += 1
     if not end_datagram(h, p, d, now, TYPE_REPAIR, REPAIR_ID + n, reactive, &p.to):
         return False
-    h.repair_key += 1
     h.allowance -= n
     h.stats.repair_sent += 1
     h.stats.reactive_sent += reactive
@@ -244,7 +243,6 @@ cdef bint hop_send_control(hop *h, int64_t now, uint8_t path_id, const addr *to,
     """Seal a control frame, padded with zeros to a datagram of `pad_to` bytes; to=NULL: the path's address."""
     cdef path *p = &h.paths[path_id & (HOP_PATHS - 1)]
     cdef uint16_t plaintext = max(n, max(pad_to, SEAL_HEADER + SEAL_TAG) - SEAL_HEADER - SEAL_TAG)
-    cdef uint8_t *out
     cdef slab *d
     if plaintext > SLAB_DATA - SEAL_HEADER - SEAL_TAG:
         h.stats.too_long += 1
@@ -252,9 +250,8 @@ cdef bint hop_send_control(hop *h, int64_t now, uint8_t path_id, const addr *to,
     d = begin_datagram(h, p)
     if d == NULL:
         return False
-    out = d.data + SEAL_HEADER
-    memcpy(out, frame, n)
-    memset(out + n, 0, plaintext - n)
+    memcpy(d.data + SEAL_HEADER, frame, n)
+    memset(d.data + SEAL_HEADER + n, 0, plaintext - n)
     return end_datagram(h, p, d, now, TYPE_CONTROL, plaintext, False, to if to != NULL else &p.to)
 
 
