@@ -19,10 +19,12 @@ from relay.config.files import check_files, load, read_private_key
 from relay.core.noise import public_key
 from relay.errors import ConfigError, RelayError
 from relay.log import configure, event
+from relay.services.ciphers import fastest_first
 from relay.services.engine import EngineService
 from relay.services.machine import HOP_PORT, Machine
 from relay.web import ops
 from relay.wire import sdp
+from relay.wire.hop import CIPHER_NAMES
 from relay_ext import control
 from relay_ext.control import Plane
 
@@ -91,6 +93,7 @@ class Node:
             self.plane, self._on_event, self._on_failure, coalesce_us=config.engine.coalesce_us
         )
         self._ports.service = self.service
+        self.ciphers = fastest_first(time.thread_time_ns)
         self.machine = Machine(
             config,
             self.plane,
@@ -99,6 +102,7 @@ class Node:
             random_bytes=os.urandom,
             resolve=resolve,
             read=Path.read_text,
+            ciphers=self.ciphers,
         )
 
     async def start(self) -> None:
@@ -120,6 +124,7 @@ class Node:
             region=self.config.node.region,
             version=__version__,
             hop=str(self.config.hop.listen) if self.config.hop else None,
+            ciphers=" ".join(CIPHER_NAMES[cipher] for cipher in self.ciphers),
             ops=str(self.config.ops.listen),
         )
 

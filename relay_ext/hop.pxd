@@ -75,6 +75,7 @@ ctypedef struct hop_stats:
     uint64_t bad_report
     uint64_t no_session       # not sent: no keys or no address yet
     uint64_t too_long
+    uint64_t seal_failed      # the cipher failed, and nothing was sent
     uint64_t no_memory
 
 ctypedef struct hop:

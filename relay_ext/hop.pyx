@@ -26,8 +26,7 @@ from relay_ext.rlc cimport (
 from relay_ext.rlc_encoder cimport (
     RLC_MAX_WINDOW, rlc_encode, rlc_encoder_add, rlc_encoder_free, rlc_encoder_new, rlc_encoder_release)
 from relay_ext.route cimport route, route_find, route_key
-from relay_ext.seal cimport (
-    SEAL_HEADER, SEAL_TAG, replay_check, replay_commit, seal_begin, seal_end, seal_open, seal_update)
+from relay_ext.seal cimport SEAL_HEADER, SEAL_TAG, replay_check, replay_commit, seal_in_place, seal_open
 from relay_ext.slab cimport SLAB_DATA, slab_get, slab_unref
 from relay_ext.timer cimport timer_armed, timer_cancel, timer_schedule
 
@@ -98,43 +97,46 @@ cdef inline void confirm(hop *h, session_keys *k) noexcept nogil:
 
 # ---- sealing ---------------------------------------------------------------------------------
 
-cdef inline slab *begin_datagram(hop *h, path *p, int64_t now, uint8_t type, uint16_t size,
-                                 bint reactive) noexcept nogil:
-    """A slab of `size` bytes with the header written and sealing begun; NULL when it cannot be."""
+cdef inline slab *begin_datagram(hop *h, path *p) noexcept nogil:
+    """A slab for a datagram, whose plaintext belongs at data[SEAL_HEADER:]; NULL when it cannot be sent."""
     cdef slab *d
-    cdef uint64_t counter
-    cdef uint8_t *header
     if p.keys == NULL or not p.has_address:
         h.stats.no_session += 1
-        return NULL
-    if size > SLAB_DATA or size > p.datagram_max and type != TYPE_CONTROL:
-        h.stats.too_long += 1
         return NULL
     d = slab_get(h.pool)
     if d == NULL:
         h.stats.no_memory += 1
-        return NULL
+    return d
+
+
+cdef inline bint end_datagram(hop *h, path *p, slab *d, int64_t now, uint8_t type, uint16_t plaintext, bint reactive,
+                              const addr *to) noexcept nogil:
+    """Write the header, seal that many bytes in place and queue the datagram; takes over the reference."""
+    cdef uint16_t size = SEAL_HEADER + plaintext + SEAL_TAG
+    cdef uint8_t *header = d.data
+    cdef uint64_t counter
+    cdef tx_packet *packet
+    if size > p.datagram_max and type != TYPE_CONTROL:
+        h.stats.too_long += 1
+        slab_unref(h.pool, d)
+        return False
     counter = path_next(p, now, size, reactive)
-    header = d.data
     header[0] = type
     header[1] = header[2] = header[3] = 0
     put32(header + 4, p.keys.remote_index)
     put32(header + 8, <uint32_t>(counter >> 32))
     put32(header + 12, <uint32_t>counter)
     d.len = size
-    seal_begin(p.keys.send, counter, header)
-    return d
-
-
-cdef inline void end_datagram(hop *h, path *p, slab *d, const addr *to) noexcept nogil:
-    """Append the tag and queue the datagram; takes over the reference."""
-    cdef tx_packet *packet
-    seal_end(p.keys.send, d.data + d.len - SEAL_TAG)
-    packet = tx_push(h.tx, d, 0, d.len)
+    if seal_in_place(p.keys.send, counter, header, header + SEAL_HEADER, plaintext) < 0:
+        h.stats.seal_failed += 1
+        slab_unref(h.pool, d)
+        return False
+    packet = tx_push(h.tx, d, 0, size)
     if packet != NULL:
         packet.port = h.port
         packet.to = to[0]
     slab_unref(h.pool, d)
+    return True
 
 
 # ---- sending source packets ------------------------------------------------------------------
@@ -165,7 +167,6 @@ cdef bint hop_send(hop *h, int64_t now, const inner *header, slab *body, uint16_
 
 cdef bint send_symbol(hop *h, path *p, int64_t now, const inner *header, slab *body, uint16_t off) noexcept nogil:
     cdef uint8_t head[20]
-    cdef uint8_t esi_bytes[4]
     cdef uint16_t symbol = INNER_SIZE + header.length
     cdef uint32_t esi
     cdef uint8_t *out
@@ -177,15 +178,15 @@ cdef bint send_symbol(hop *h, path *p, int64_t now, const inner *header, slab *b
     h.stats.source_sent += 1
     h.stats.source_bytes += symbol
     h.allowance = min(h.allowance + h.params.max_overhead * symbol, ALLOWANCE_MAX)
-    d = begin_datagram(h, p, now, TYPE_SOURCE, SEAL_HEADER + symbol + ESI_SIZE + SEAL_TAG, False)
+    d = begin_datagram(h, p)
     if d == NULL:
         return False
-    put32(esi_bytes, esi)
     out = d.data + SEAL_HEADER
-    seal_update(p.keys.send, head, INNER_SIZE, out)
-    seal_update(p.keys.send, body.data + off, header.length, out + INNER_SIZE)
-    seal_update(p.keys.send, esi_bytes, ESI_SIZE, out + symbol)
-    end_datagram(h, p, d, &p.to)
+    memcpy(out, head, INNER_SIZE)
+    memcpy(out + INNER_SIZE, body.data + off, header.length)
+    put32(out + symbol, esi)
+    if not end_datagram(h, p, d, now, TYPE_SOURCE, symbol + ESI_SIZE, False, &p.to):
+        return False
     send_proactive(h, p, now)
     wake_within(h, now, SENDER_INTERVAL)
     return True
@@ -210,30 +211,30 @@ cdef inline void send_proactive(hop *h, path *p, int64_t now) noexcept nogil:
 
 cdef bint send_repair(hop *h, path *p, int64_t now, uint32_t first, uint16_t count, bint reactive) noexcept nogil:
     """One repair packet over `count` symbols from `first`; False when max_overhead forbids it or it cannot be."""
-    cdef uint8_t coded[2032]
-    cdef uint8_t ident[8]
+    cdef uint8_t *out
     cdef uint16_t n
     cdef slab *d
     if h.allowance <= 0.0:
         h.stats.overhead_limited += 1
         return False
-    n = rlc_encode(h.encoder, first, count, h.repair_key, coded)
-    if n == 0:
-        return False
-    d = begin_datagram(h, p, now, TYPE_REPAIR, SEAL_HEADER + REPAIR_ID + n + SEAL_TAG, reactive)
+    d = begin_datagram(h, p)
     if d == NULL:
         return False
-    put32(ident, first)
-    put16(ident + 4, count)
-    put16(ident + 6, h.repair_key)
+    out = d.data + SEAL_HEADER
+    n = rlc_encode(h.encoder, first, count, h.repair_key, out + REPAIR_ID)
+    if n == 0:
+        slab_unref(h.pool, d)
+        return False
+    put32(out, first)
+    put16(out + 4, count)
+    put16(out + 6, h.repair_key)
     h.repair_key += 1
+    if not end_datagram(h, p, d, now, TYPE_REPAIR, REPAIR_ID + n, reactive, &p.to):
+        return False
     h.allowance -= n
     h.stats.repair_sent += 1
     h.stats.reactive_sent += reactive
     h.stats.repair_bytes += n
-    seal_update(p.keys.send, ident, REPAIR_ID, d.data + SEAL_HEADER)
-    seal_update(p.keys.send, coded, n, d.data + SEAL_HEADER + REPAIR_ID)
-    end_datagram(h, p, d, &p.to)
     return True
 
 
@@ -241,19 +242,17 @@ cdef bint hop_send_control(hop *h, int64_t now, uint8_t path_id, const addr *to,
                            uint16_t n, uint16_t pad_to) noexcept nogil:
     """Seal a control frame, padded with zeros to a datagram of `pad_to` bytes; to=NULL: the path's address."""
     cdef path *p = &h.paths[path_id & (HOP_PATHS - 1)]
-    cdef uint16_t size = SEAL_HEADER + n + SEAL_TAG
-    cdef uint8_t *out
+    cdef uint16_t plaintext = max(n, max(pad_to, SEAL_HEADER + SEAL_TAG) - SEAL_HEADER - SEAL_TAG)
     cdef slab *d
-    size = max(size, pad_to)
-    d = begin_datagram(h, p, now, TYPE_CONTROL, size, False)
+    if plaintext > SLAB_DATA - SEAL_HEADER - SEAL_TAG:
+        h.stats.too_long += 1
+        return False
+    d = begin_datagram(h, p)
     if d == NULL:
         return False
-    out = d.data + SEAL_HEADER
-    memcpy(out, frame, n)
-    memset(out + n, 0, size - SEAL_HEADER - SEAL_TAG - n)
-    seal_update(p.keys.send, out, size - SEAL_HEADER - SEAL_TAG, out)
-    end_datagram(h, p, d, to if to != NULL else &p.to)
-    return True
+    memcpy(d.data + SEAL_HEADER, frame, n)
+    memset(d.data + SEAL_HEADER + n, 0, plaintext - n)
+    return end_datagram(h, p, d, now, TYPE_CONTROL, plaintext, False, to if to != NULL else &p.to)
 
 
 # ---- receiving -------------------------------------------------------------------------------
@@ -427,13 +426,16 @@ cdef inline uint32_t oldest_missing(hop *h) noexcept nogil:
 
 
 cdef void send_report(hop *h, path *p, int64_t now) noexcept nogil:
-    cdef uint8_t out[360]
+    cdef slab *d = begin_datagram(h, p)
+    cdef uint8_t *out
     cdef uint16_t bits = 0, i
     cdef size_t n = REPORT_FIXED
     cdef uint32_t oldest
     cdef int32_t span
-    cdef slab *d
-    memset(out, 0, sizeof(out))
+    if d == NULL:
+        return
+    out = d.data + SEAL_HEADER
+    memset(out, 0, REPORT_FIXED + REPORT_BITS // 8)
     out[0] = p.id
     out[1] = p.rx_started
     put16(out + 2, min(rlc_decoder_deficit(h.decoder), 0xffff))
@@ -453,12 +455,8 @@ cdef void send_report(hop *h, path *p, int64_t now) noexcept nogil:
         n += (bits + 7) >> 3
     out[38] = p.arrival_count
     n += path_write_arrivals(p, now, out + n)
-    d = begin_datagram(h, p, now, TYPE_REPORT, <uint16_t>(SEAL_HEADER + n + SEAL_TAG), False)
-    if d == NULL:
-        return
-    seal_update(p.keys.send, out, n, d.data + SEAL_HEADER)
-    end_datagram(h, p, d, &p.to)
-    h.stats.reports_sent += 1
+    if end_datagram(h, p, d, now, TYPE_REPORT, <uint16_t>n, False, &p.to):
+        h.stats.reports_sent += 1
 
 
 cdef void receive_report(hop *h, path *p, int64_t now, uint64_t counter, slab *s) noexcept nogil:

@@ -14,17 +14,16 @@ cdef enum:
 
 cdef enum:              # as negotiated in the handshake; only ever appended to
     CIPHER_CHACHA20_POLY1305 = 1
+    CIPHER_AES_256_GCM = 2
 
 cdef struct seal_key    # a cipher context kept keyed, one a direction
 
 cdef seal_key *seal_key_new(int cipher, const uint8_t *key, bint sealing) noexcept nogil  # NULL: failed
 cdef void seal_key_free(seal_key *k) noexcept nogil  # cleanses; NULL is allowed
 
-# A datagram is sealed from pieces, so that nothing is gathered by a copy first: begin, any number of updates
-# (dst may be src), end. The nonce is 4 zero bytes and the counter, little-endian; never use a counter twice.
-cdef int seal_begin(seal_key *k, uint64_t counter, const uint8_t *header) noexcept nogil
-cdef int seal_update(seal_key *k, const uint8_t *src, size_t n, uint8_t *dst) noexcept nogil
-cdef int seal_end(seal_key *k, uint8_t *tag) noexcept nogil
+# Seals data[0:n] in place and puts the tag behind it. The nonce is 4 zero bytes and the counter, little-endian;
+# never use a counter twice. After -1 `data` may still be plaintext and must not be sent.
+cdef int seal_in_place(seal_key *k, uint64_t counter, const uint8_t *header, uint8_t *data, size_t n) noexcept nogil
 
 # The plaintext's length, or -1: not authentic, and `dst` (which may be `src`) then holds rubbish.
 cdef int seal_open(seal_key *k, uint64_t counter, const uint8_t *header, const uint8_t *src,

@@ -9,19 +9,19 @@ class AuthenticationError(ValueError):
     """The datagram was not sealed with this key, counter and header, or was changed on its way."""
 
 class SealKey:
-    """One direction's AEAD key (RFC 8439); it either seals or opens, else TypeError.
+    """One direction's AEAD key; it either seals or opens, else TypeError.
 
-    `cipher` is 1 for ChaCha20-Poly1305, `key` 32 bytes, `header` the 16 bytes of associated data; the nonce
-    is 4 zero bytes and the counter, little-endian.
+    `cipher` is 1 for ChaCha20-Poly1305 (RFC 8439), 2 for AES-256-GCM (RFC 5116), `key` 32 bytes, `header` the
+    16 bytes of associated data; the nonce is 4 zero bytes and the counter, little-endian.
     """
 
     def __new__(cls, cipher: int, key: bytes, sealing: bool) -> Self: ...
-    def seal(self, counter: int, header: bytes, *pieces: bytes) -> bytes:
-        """Ciphertext of the joined pieces, then the 16-byte tag."""
+    def seal(self, counter: int, header: bytes, plaintext: bytes) -> bytes:
+        """Ciphertext, then the 16-byte tag."""
     def open(self, counter: int, header: bytes, sealed: bytes) -> bytes:
         """The plaintext. Raises AuthenticationError."""
     def run(self, packets: int, size: int) -> None:
-        """Seals, or tries to open, that many packets of `size` bytes (24 to 2032), for timing."""
+        """Seals, or tries to open, that many packets of `size` bytes (at most 2032), for timing."""
 
 class ReplayWindow:
     """The last 8192 counters of one path (RFC 6479)."""

@@ -152,6 +152,7 @@ class Dialer:
             number=self.initiations & MASK,
             path=self._path,
             name=identity.name,
+            ciphers=identity.ciphers,
             record=identity.record,
         )
         index = self._local.allocate()

@@ -45,6 +45,8 @@ class Identity:
     name: str
     record: bytes = b""
     """Signed node record, or nothing."""
+    ciphers: tuple[int, ...] = (hop.CIPHER_CHACHA20_POLY1305,)
+    """What this node takes, the fastest here first; ChaCha20-Poly1305 is always among them."""
 
     @cached_property
     def public(self) -> bytes:
@@ -179,14 +181,16 @@ def identify(identity: Identity, initiation: hop.Initiation, datagram_bytes: int
     return Caller(public, initiation.sender_index, noise, datagram_bytes)
 
 
-def choose(hello: Hello) -> tuple[int, int]:
-    """Version and cipher: the highest version that both speak, the caller's first cipher that we have.
+def choose(hello: Hello, ours: tuple[int, ...]) -> tuple[int, int]:
+    """Version and cipher: the highest version that both speak, and the cipher that is first with the caller
+    and in `ours`, else ChaCha20-Poly1305, so that a board without AES instructions never has to do AES.
     Raises HandshakeError."""
     if hop.VERSION not in hello.versions:
         raise HandshakeError("version")
     if hop.CIPHER_CHACHA20_POLY1305 not in hello.ciphers:
         raise HandshakeError("cipher")
-    return hop.VERSION, hop.CIPHER_CHACHA20_POLY1305
+    same = hello.ciphers[0] == ours[0]
+    return hop.VERSION, ours[0] if same else hop.CIPHER_CHACHA20_POLY1305
 
 
 def respond(
@@ -200,7 +204,7 @@ def respond(
 ) -> tuple[bytes, TransportKeys]:
     """The response datagram and the keys. Raises HandshakeError, also when the answer would be longer
     than the initiation."""
-    version, cipher = choose(heard)
+    version, cipher = choose(heard, identity.ciphers)
     answer = Hello(
         instance=identity.instance,
         number=heard.number,

@@ -29,6 +29,7 @@ class Keys:
     hello: Hello
     """What the peer said in this handshake."""
     address: Address
+    cipher: int
     mac1: bytes = b""
     """Of our response, for the cookie reply that it may get."""
     confirmed: bool = False

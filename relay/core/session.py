@@ -112,6 +112,11 @@ class Session:
         return self._pmtu.size if self._pmtu else hop.MTU_BASE
 
     @property
+    def cipher(self) -> int | None:
+        """The cipher of the keys in use."""
+        return self._ring.current.cipher if self._ring.current else None
+
+    @property
     def unacknowledged(self) -> int:
         """Control messages that the peer has not acknowledged; `send_message` raises at
         CHANNEL_QUEUE_MAX."""
@@ -170,6 +175,7 @@ class Session:
             created_ns=now_ns,
             hello=dialled.hello,
             address=dialled.address,  # where our initiation went, and evidently arrived
+            cipher=dialled.keys.cipher,
         )
         if self._rtt_ns is None:
             self._rtt_ns = dialled.rtt_ns
@@ -278,6 +284,7 @@ class Session:
             created_ns=now_ns,
             hello=hello,
             address=address,
+            cipher=transport.cipher,
             mac1=mac1_of(datagram),
         )
         self._ring.install(keys, transport)

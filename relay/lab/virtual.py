@@ -8,6 +8,7 @@ from relay.config import Address, Config
 from relay.core.noise import public_key
 from relay.lab.network import Network, Received, Sent
 from relay.services.machine import HOP_PORT, Machine
+from relay.wire.hop import CIPHER_CHACHA20_POLY1305
 from relay_ext import control
 from relay_ext.control import Plane
 
@@ -29,6 +30,7 @@ class VirtualNode:
         seed: int,
         slabs: int = control.DEFAULT_SLABS,
         now_ns: int = 0,
+        ciphers: tuple[int, ...] = (CIPHER_CHACHA20_POLY1305,),
     ) -> None:
         self.network = network
         self.host = host
@@ -45,6 +47,7 @@ class VirtualNode:
             random_bytes=self.random_bytes,
             resolve=lambda host, port: ((host, port),),
             read=no_file,
+            ciphers=ciphers,
         )
         if config.hop is not None:
             self.plane.set_port(HOP_PORT, control.PORT_HOP)

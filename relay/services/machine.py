@@ -17,6 +17,7 @@ from relay.media.rtp import TrackSource, sources_of
 from relay.services import status
 from relay.services.hops import Hop, Hops
 from relay.services.streams import Ports, Streams
+from relay.wire.hop import CIPHER_CHACHA20_POLY1305
 from relay.wire.messages import Message
 from relay_ext import control
 from relay_ext.control import Plane
@@ -31,7 +32,8 @@ Egresses = dict[str, tuple[RtpDestination, ...]]
 
 
 class Machine:
-    """`static` is the node's private key, None for a plain forwarder, whose configuration has no `[hop]`."""
+    """`static` is the node's private key, None for a plain forwarder, whose configuration has no `[hop]`;
+    `ciphers` are those that it takes, the fastest on this machine first."""
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class Machine:
         random_bytes: Callable[[int], bytes],
         resolve: Resolve,
         read: Callable[[Path], str],
+        ciphers: tuple[int, ...] = (CIPHER_CHACHA20_POLY1305,),
     ) -> None:
         self.plane = plane
         self._resolve = resolve
@@ -57,7 +60,8 @@ class Machine:
         self.streams = Streams(plane, ports, budget_ms=budget_ms, random_bytes=random_bytes)
         self.hops: Hops | None = None
         if config.hop is not None and static is not None:
-            identity = Identity(static, int.from_bytes(random_bytes(8), "big"), config.node.name)
+            instance = int.from_bytes(random_bytes(8), "big")
+            identity = Identity(static, instance, config.node.name, ciphers=ciphers)
             self.hops = Hops(
                 plane,
                 identity,

@@ -4,6 +4,7 @@ from typing import Any
 
 from relay.services.hops import MS, Hop, Hops
 from relay.services.streams import Stream, Streams, Track
+from relay.wire.hop import CIPHER_NAMES
 from relay_ext.control import Plane
 
 Status = dict[str, Any]
@@ -32,6 +33,7 @@ HOP_DROPS = [
     "bad_report",
     "no_session",
     "too_long",
+    "seal_failed",
     "no_memory",
     "overhead_limited",
 ]
@@ -61,6 +63,7 @@ def hop_status(plane: Plane, hop: Hop) -> Status:
         "state": hop.session.state,
         "initiations": hop.session.initiations,
         "handshakes": hop.session.handshakes,
+        "cipher": CIPHER_NAMES[hop.session.cipher] if hop.session.cipher else None,
         "rtt_ms": round(link.rtt_ns / MS, 3) if link.rtt_ns else None,
         "min_rtt_ms": round(link.rtt_min_ns / MS, 3) if link.rtt_ns else None,
         "jitter_ms": round(link.jitter_ns / MS, 3),

@@ -23,6 +23,9 @@ VERSION = 1
 """Version of the hop protocol, in the first two bytes of a handshake datagram and negotiated inside its
 payload."""
 CIPHER_CHACHA20_POLY1305 = 1
+"""Every node takes it; what two nodes use unless both prefer the same other one."""
+CIPHER_AES_256_GCM = 2
+CIPHER_NAMES = {CIPHER_CHACHA20_POLY1305: "ChaCha20-Poly1305", CIPHER_AES_256_GCM: "AES-256-GCM"}
 
 PROLOGUE = b"edge-relay hop 1"
 MAC1_LABEL = b"mac1----"
@@ -213,7 +216,7 @@ class Hello:
     """The node's name."""
     versions: tuple[int, ...] = (VERSION,)
     ciphers: tuple[int, ...] = (CIPHER_CHACHA20_POLY1305,)
-    """In order of preference."""
+    """Best first: the order in which the node measured them to be fast."""
     record: bytes = b""
     """The node's signed record, when it has one."""
 

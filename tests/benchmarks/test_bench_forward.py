@@ -6,19 +6,17 @@ turns, median of ROUNDS; a ratio is the median of the rounds' ratios. Delays are
 """
 
 import json
-import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
 ROUNDS = 5
 SECONDS = 1
 LISTEN_PORT, TO_PORT = 21000, 22000
@@ -62,20 +60,6 @@ class Run:
     lost: int
     delay_us: dict[str, float]
     resident_kb: int
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder with the C programs."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("needs a C compiler: apt-get install gcc")
-    target = tmp_path_factory.mktemp("c_loop")
-    flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-pthread"]
-    for name in ("forward", "load"):
-        source = HERE / "c_loop" / f"{name}.c"
-        subprocess.run([compiler, *flags, "-o", str(target / name), str(source)], check=True)
-    yield target
 
 
 def cpu_clock(pid: int) -> int:
@@ -149,14 +133,14 @@ def row(runs: dict[str, list[Run]], name: str) -> str:
 
 def compare(
     benchmark: Any,
-    built: Path,
+    c_programs: Path,
     capsys: pytest.CaptureFixture[str],
     title: str,
     programs: Mapping[str, Program],
 ) -> dict[str, list[Run]]:
     """Runs the programs in turns and prints a line for each; the ratios are to the first."""
     runs: dict[str, list[Run]] = benchmark.pedantic(
-        in_turns, args=(programs, built / "load"), rounds=1, iterations=1
+        in_turns, args=(programs, c_programs / "load"), rounds=1, iterations=1
     )
     with capsys.disabled():
         print(f"\n{title}", *(row(runs, name) for name in runs), sep="\n")
@@ -170,30 +154,30 @@ def compare(
     ids=str,
 )
 def test_cost_of_forwarding(
-    benchmark: Any, built: Path, load: Load, capsys: pytest.CaptureFixture[str]
+    benchmark: Any, c_programs: Path, load: Load, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """P1 and P2 of the targets."""
-    programs = {"C loop": Program([str(built / "forward")], load), "relay": Program(PLANE, load)}
-    runs = compare(benchmark, built, capsys, str(load), programs)
+    programs = {"C loop": Program([str(c_programs / "forward")], load), "relay": Program(PLANE, load)}
+    runs = compare(benchmark, c_programs, capsys, str(load), programs)
     assert ratio(runs, "relay") <= LIMIT
 
 
-def test_delay_at_half_load(benchmark: Any, built: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_delay_at_half_load(benchmark: Any, c_programs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """P3: pictures of 25 packets. The receiving thread rests, since here it competes for the same cores."""
     load = Load(20, 1, 30_000, 25, rest_us=1000)
     programs = {
-        "C loop": Program([str(built / "forward")], load),
+        "C loop": Program([str(c_programs / "forward")], load),
         "relay": Program(PLANE, load),
         "coalesce_us=0": Program(PLANE, load, (0,)),
     }
-    compare(benchmark, built, capsys, f"{load}, delay", programs)
+    compare(benchmark, c_programs, capsys, f"{load}, delay", programs)
 
 
-def test_a_hundred_streams(benchmark: Any, built: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hundred_streams(benchmark: Any, c_programs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """P7: a node with 100 streams of 2 Mb/s, beside one with one stream of as many packets in such bursts."""
     one, hundred = (Load(n, 1, 20_800, 7, step=2) for n in (1, 100))
     programs = {"1 stream": Program(NODE, one), "100 streams": Program(NODE, hundred)}
-    runs = compare(benchmark, built, capsys, f"{hundred}, a node", programs)
+    runs = compare(benchmark, c_programs, capsys, f"{hundred}, a node", programs)
     assert ratio(runs, "100 streams") <= LIMIT
     assert max(r.resident_kb for r in runs["100 streams"]) <= RSS_LIMIT
 
@@ -201,7 +185,7 @@ def test_a_hundred_streams(benchmark: Any, built: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     "load", [Load(20, 1, 60_000, 4, rest_us=1000), Load(20, 1, 20_000, 1, rest_us=1000)], ids=str
 )
-def test_coalescing(benchmark: Any, built: Path, load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+def test_coalescing(benchmark: Any, c_programs: Path, load: Load, capsys: pytest.CaptureFixture[str]) -> None:
     """What waiting for a batch saves, and what it costs in delay."""
     programs = {f"{us} us": Program(PLANE, load, (us,)) for us in (0, 50, 100, 200, 400)}
-    compare(benchmark, built, capsys, f"{load}, coalescing", programs)
+    compare(benchmark, c_programs, capsys, f"{load}, coalescing", programs)

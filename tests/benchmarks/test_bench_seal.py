@@ -3,31 +3,37 @@
 import hashlib
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from relay.wire.hop import CIPHER_AES_256_GCM, CIPHER_NAMES
 from relay_ext.seal import Gate, SealKey
 
 PACKETS = 1000
 SIZES = [64, 200, 1200]
+CIPHERS = pytest.mark.parametrize("cipher", CIPHER_NAMES, ids=CIPHER_NAMES.get)
 PUBLIC = bytes(32)
 ADDRESS = bytes(18)
 
 
+@CIPHERS
 @pytest.mark.parametrize("size", SIZES)
-def test_seal(benchmark: BenchmarkFixture, size: int) -> None:
-    benchmark(SealKey(1, bytes(32), True).run, PACKETS, size)
+def test_seal(benchmark: BenchmarkFixture, size: int, cipher: int) -> None:
+    benchmark(SealKey(cipher, bytes(32), True).run, PACKETS, size)
 
 
+@CIPHERS
 @pytest.mark.parametrize("size", SIZES)
-def test_open(benchmark: BenchmarkFixture, size: int) -> None:
-    benchmark(SealKey(1, bytes(32), False).run, PACKETS, size)
+def test_open(benchmark: BenchmarkFixture, size: int, cipher: int) -> None:
+    benchmark(SealKey(cipher, bytes(32), False).run, PACKETS, size)
 
 
+@CIPHERS
 @pytest.mark.parametrize("size", SIZES)
-def test_seal_by_cryptography(benchmark: BenchmarkFixture, size: int) -> None:
+def test_seal_by_cryptography(benchmark: BenchmarkFixture, size: int, cipher: int) -> None:
     """The library that Python programs use, for comparison."""
-    encrypt, nonce, header, packet = ChaCha20Poly1305(bytes(32)).encrypt, bytes(12), bytes(16), bytes(size)
+    aead = (AESGCM if cipher == CIPHER_AES_256_GCM else ChaCha20Poly1305)(bytes(32))
+    encrypt, nonce, header, packet = aead.encrypt, bytes(12), bytes(16), bytes(size)
 
     def run() -> None:
         for _ in range(PACKETS):

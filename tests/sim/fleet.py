@@ -15,6 +15,7 @@ from relay.lab.link import LinkConfig, LinkProfile
 from relay.lab.network import Address, Network, Received, Sent
 from relay.lab.virtual import Sink, Source, VirtualNode
 from relay.services.hops import Hop
+from relay.wire import hop
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -201,6 +202,7 @@ class NodeSpec:
     budget_ms: int = 200
     latency_ms: int | None = None
     max_overhead: float = 1.0
+    ciphers: tuple[int, ...] = (hop.CIPHER_CHACHA20_POLY1305,)
 
 
 class Fleet:
@@ -238,6 +240,7 @@ class Fleet:
             static=self.key(name),
             seed=hash((self.seed, self._started)),
             now_ns=self.now_ns,
+            ciphers=self.specs[name].ciphers,
         )
         return self.nodes[name]
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from relay.lab.link import LinkConfig
+from relay.wire import hop
 from tests.sim.fleet import (
     AUDIO,
     EDGE,
@@ -161,6 +162,27 @@ def test_rtp_of_1472_bytes_crosses_whole(seed: int, mtu_bytes: int, loss: float,
     assert fleet.hop("edge", "region").session.mtu == datagram
     assert len(player.missing(range(4000))) <= (1 if loss else 0)
     assert {len(p.payload) for p in player.packets} == {1460}
+
+
+CHACHA, AES = hop.CIPHER_CHACHA20_POLY1305, hop.CIPHER_AES_256_GCM
+
+
+def test_the_cipher_is_what_both_nodes_find_fast(seed: int) -> None:
+    fleet = edge_and_region(seed, LOSSY, ciphers=(AES, CHACHA))
+    player = stream_video(fleet, 20)
+    fleet.network.run(15 * SECOND)
+    assert ciphers_in_use(fleet) == ["AES-256-GCM"] * 2
+    assert len(player.missing(range(9 * SECOND // VIDEO.interval_ns))) <= 4
+    fleet.stop("region")  # and comes back on a board without AES instructions
+    fleet.start("region", ciphers=(CHACHA, AES))
+    fleet.run(15)
+    assert ciphers_in_use(fleet) == ["ChaCha20-Poly1305"] * 2
+    sent = 20 * SECOND // VIDEO.interval_ns
+    assert len(player.missing(range(sent - 800, sent))) <= 1
+
+
+def ciphers_in_use(fleet: Fleet) -> list[str]:
+    return [fleet.hop_status(*ends)["cipher"] for ends in (("edge", "region"), ("region", "edge"))]
 
 
 def test_ipv6_from_the_encoder_to_the_player(seed: int) -> None:

@@ -8,6 +8,7 @@ _HOP: dict[str, Any] = {
     "state": "connected",
     "initiations": 2,
     "handshakes": 1,
+    "cipher": "AES-256-GCM",
     "rtt_ms": 101.25,
     "min_rtt_ms": 100.0,
     "jitter_ms": 0.5,

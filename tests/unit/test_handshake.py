@@ -28,6 +28,7 @@ from tests.unit.hop_world import cookie_reply, mac
 MS, SECOND = hop.MS, hop.SECOND
 EDGE = Identity(random.Random(1).randbytes(32), 11, "edge")
 REGION = Identity(random.Random(2).randbytes(32), 22, "region")
+CHACHA, AES = hop.CIPHER_CHACHA20_POLY1305, hop.CIPHER_AES_256_GCM
 HELLO = Hello(instance=EDGE.instance, number=9, path=3, name=EDGE.name)
 
 
@@ -99,7 +100,7 @@ def test_a_payload_that_does_not_fit_is_our_own_error():
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
-    [({"versions": (2,)}, "version"), ({"ciphers": (7, 9)}, "cipher"), ({"versions": (2, 3)}, "version")],
+    [({"versions": (2,)}, "version"), ({"ciphers": (AES, 9)}, "cipher"), ({"versions": (2, 3)}, "version")],
 )
 def test_what_cannot_be_negotiated_is_refused(changes, reason):
     datagram, _ = begin(replace(HELLO, **changes))
@@ -108,7 +109,36 @@ def test_what_cannot_be_negotiated_is_refused(changes, reason):
 
 
 def test_negotiation_takes_what_is_common():
-    assert choose(replace(HELLO, versions=(5, 1), ciphers=(9, 1))) == (1, 1)
+    assert choose(replace(HELLO, versions=(5, 1), ciphers=(9, 1)), (AES, CHACHA)) == (1, CHACHA)
+
+
+@pytest.mark.parametrize(
+    ("caller", "called", "chosen"),
+    [
+        ((AES, CHACHA), (AES, CHACHA), AES),
+        ((AES, CHACHA), (CHACHA, AES), CHACHA),
+        ((CHACHA, AES), (AES, CHACHA), CHACHA),
+        ((CHACHA, AES), (CHACHA, AES), CHACHA),
+        ((AES, CHACHA), (CHACHA,), CHACHA),  # a node that knows nothing of AES
+        ((CHACHA,), (AES, CHACHA), CHACHA),
+    ],
+)
+def test_aes_only_where_both_ends_prefer_it(caller, called, chosen):
+    hello = replace(HELLO, ciphers=caller)
+    datagram, noise = begin(hello)
+    response, theirs = answer(datagram, replace(REGION, ciphers=called))
+    _, ours = finish(noise, hello, decode_handshake(response))
+    assert ours.cipher == theirs.cipher == chosen
+    assert (ours.send, ours.receive) == (theirs.receive, theirs.send)
+
+
+def test_a_cipher_that_was_not_offered_is_refused():
+    offered = replace(HELLO, ciphers=(CHACHA,))
+    datagram, noise = begin(replace(HELLO, ciphers=(AES, CHACHA)))
+    response, theirs = answer(datagram, replace(REGION, ciphers=(AES, CHACHA)))
+    assert theirs.cipher == AES
+    with pytest.raises(HandshakeError, match="not offered"):
+        finish(noise, offered, decode_handshake(response))
 
 
 @pytest.mark.parametrize(
