@@ -23,7 +23,6 @@ cdef enum:
     STREAMS = 1024        # sockets of a load at most
     HEADER = 12           # bytes of an RTP header
     PAYLOAD_TYPE = 96
-    FRAME_TICKS = 3000    # between two bursts of a stream: 30 frames/s on a clock of 90 kHz
     LATE = 10000000       # ns behind its schedule from which on a source no longer makes up for it
     NAP = 500000          # ns that receivers sleep
     LINK_NAP = 100000     # ns that the link sleeps: about what a network card gathers for before it interrupts
@@ -61,7 +60,6 @@ cdef class _Loop:
 
 cdef class Source(_Loop):
     cdef uint16_t[1024] seq
-    cdef uint32_t[1024] ticks
     cdef uint8_t[64][12] heads
     cdef uint8_t[2048] payload
     cdef iovec[64][2] iov
@@ -106,23 +104,23 @@ cdef class Source(_Loop):
             else:
                 if now - due > LATE:
                     due = now
-                self.send_burst(stream)
+                self.send_burst(stream, <uint32_t>(now * 9 // 100000))
                 stream = stream + 1 if stream + 1 < self.count else 0
                 due += interval
             now = monotonic_ns()
         return now - start
 
-    cdef void send_burst(self, int stream) noexcept nogil:
+    cdef void send_burst(self, int stream, uint32_t timestamp) noexcept nogil:
+        """One frame, whose timestamp is on a clock of 90 kHz."""
         cdef int i, n
         cdef uint8_t *head
-        self.ticks[stream] += FRAME_TICKS
         for i in range(self.burst):
             head = self.heads[i]
             head[0] = 0x80
             head[1] = PAYLOAD_TYPE | (0x80 if i == self.burst - 1 else 0)
             put16(head + 2, self.seq[stream])
-            put16(head + 4, <uint16_t>(self.ticks[stream] >> 16))
-            put16(head + 6, <uint16_t>self.ticks[stream])
+            put16(head + 4, <uint16_t>(timestamp >> 16))
+            put16(head + 6, <uint16_t>timestamp)
             put16(head + 8, 0)
             put16(head + 10, <uint16_t>(stream + 1))
             self.seq[stream] += 1

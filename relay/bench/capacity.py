@@ -2,8 +2,9 @@
 
 The cost of a packet is taken from the heaviest load that was carried whole, and what a core carries at SHARE
 of its time is computed from it. Heavier loads fill larger batches and cost less a packet, so the figure errs
-on the low side. Then that load is offered: a figure is "reached" where it, or nearly, was carried, and
-"calculated" where the load generator, which needs CPU too, came no further.
+on the low side, except where the packet thread had to wait for a CPU: that fills batches too. Then that load
+is offered: a figure is "reached" where it, or nearly, was carried, and "calculated" where the load generator,
+which needs CPU too, came no further.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +45,8 @@ class Capacity:
     packets_per_second: float
     reached_packets_per_second: float
     """The heaviest load that was carried whole."""
+    waited_ratio: float
+    """Share of that load's time in which the packet thread was ready and had no CPU."""
     lost: int
     """Packets of that load."""
     reached: bool
@@ -117,6 +120,7 @@ def judge(loads: Sequence[Round], fan: int, network_mbps: int | None) -> list[Ca
                 cpu_ns_per_packet=cost,
                 packets_per_second=pps,
                 reached_packets_per_second=rate,
+                waited_ratio=best.waited_ns[role] / 1e9 / best.seconds,
                 lost=best.lost,
                 reached=reached,
                 not_reached_because=None if reached else _obstacle(failed),

@@ -5,7 +5,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 from relay.bench import capacity, kernels, machine
 from relay.bench.report import Report, Scenario, as_json, as_text

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from relay import __version__
-from relay.bench.capacity import REACHED, SHARE, Capacity
+from relay.bench.capacity import REACHED, SHARE, STARVED, Capacity
 from relay.bench.kernels import Cipher, Kernel
 from relay.bench.machine import Heat, Machine, throttled
 from relay.bench.rig import BURST, LOSS, PACKET_BYTES, REPAIR, STREAM_BPS, Round
@@ -102,6 +102,11 @@ def notes(report: Report) -> list[str]:
                 else "none"
             )
             result.append(f"{_label(name)}: not reached, {got}; {OBSTACLES[node.not_reached_because]}.")
+    if any(node.waited_ratio > STARVED for _, node in rows(report)):
+        result.append(
+            "The packet thread had to wait for a CPU: other programs, or too few cores for it and the load. "
+            "What waits gathers into batches, so the figures err on the high side: repeat it on a quiet board."
+        )
     if report.receive_buffer < WANTED_BUFFER:
         result.append(
             f"The kernel grants a socket {report.receive_buffer >> 10} KB of receive buffer, a node asks for "

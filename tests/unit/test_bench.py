@@ -214,6 +214,7 @@ def node(role: str, pps: float = 42_123, **changes: object) -> Capacity:
         "cpu_ns_per_packet": 1e9 / pps,
         "packets_per_second": pps,
         "reached_packets_per_second": pps,
+        "waited_ratio": 0.0,
         "lost": 0,
         "reached": True,
         "not_reached_because": None,
@@ -249,9 +250,16 @@ def test_says_in_plain_words_what_is_carried_and_what_the_limit_is() -> None:
 def test_notes_say_what_was_not_reached_and_what_held_the_board_back() -> None:
     assert len(notes(report(node("edge")))) == 1
     hot = Heat(85.0, 1000.0, ("throttled",), ("throttled",), 0)
-    slow = node("edge", reached=False, not_reached_because="cores", reached_packets_per_second=2100.0)
+    slow = node(
+        "edge",
+        reached=False,
+        not_reached_because="cores",
+        reached_packets_per_second=2100.0,
+        waited_ratio=0.5,
+    )
     text = " ".join(notes(report(slow, readings=(hot,), receive_buffer=425_984)))
     assert "10 streams were carried here; nodes and load generator had too few cores" in text
+    assert "The packet thread had to wait for a CPU" in text
     assert "416 KB" in text and "net.core.rmem_max" in text
     assert "held back while it was measured (throttled)" in text
 
