@@ -1,14 +1,17 @@
 """`relay bench`: runs the measurements one after the other and prints what they come to."""
 
 import json
+import resource
 import sys
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from relay.bench import capacity, kernels, machine
 from relay.bench.report import Report, Scenario, as_json, as_text
 from relay.bench.rig import Rig, forwarder, full_hop, rig
+from relay.errors import RelayError
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class _Plan:
 
 
 EFFORT = Effort()
+FILES: Final = 512
+"""Open files that the widest load, 200 receivers, cannot do without."""
 
 
 @dataclass
@@ -56,8 +61,18 @@ class _Bench:
         )
 
 
+def allow_files(n: int) -> None:
+    """Lets this process have `n` open files. Raises RelayError where it may not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < n:
+        if hard != resource.RLIM_INFINITY and hard < n:
+            raise RelayError(f"the bench needs {n} open files and may have {hard}: run `ulimit -n {n}` first")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (n, hard))
+
+
 def measure(effort: Effort, progress: Callable[[str], None] = lambda what: None) -> Report:
     """Measures everything, in about the time that `effort` adds up to. Raises OSError, RelayError."""
+    allow_files(FILES)
     facts = machine.read()
     bench = _Bench(effort, progress)
     progress("GF(2^8) kernels and ciphers")

@@ -105,7 +105,7 @@ def notes(report: Report) -> list[str]:
     if any(node.waited_ratio > STARVED for _, node in rows(report)):
         result.append(
             "The packet thread had to wait for a CPU: other programs, or too few cores for it and the load. "
-            "What waits gathers into batches, so the figures err on the high side: repeat it on a quiet board."
+            "What waits gathers into batches, so the figures err on the high side; a quiet board says more."
         )
     if report.receive_buffer < WANTED_BUFFER:
         result.append(

@@ -1,6 +1,7 @@
 """The arithmetic of `relay bench`, what it reads of a board, and what it says."""
 
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from relay.bench import machine
 from relay.bench.capacity import SHARE, Capacity, judge, search
 from relay.bench.kernels import Cipher, Kernel, ns_each
 from relay.bench.machine import Heat, Machine, heat, throttled
+from relay.bench.main import allow_files
 from relay.bench.report import Report, Scenario, as_json, as_text, notes, sentences
 from relay.bench.rig import PACKET_BYTES, STREAM_BPS, STREAM_PPS, Round
+from relay.errors import RelayError
 
 
 def load(
@@ -145,6 +148,19 @@ def test_times_what_costs_seven_ns_each() -> None:
         now += 7 * times
 
     assert ns_each(run, 0.001, lambda: now) == pytest.approx(7)
+
+
+def test_open_files_are_allowed_or_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = (100, 400)
+    granted = []
+    monkeypatch.setattr(resource, "getrlimit", lambda what: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda what, pair: granted.append(pair))
+    allow_files(100)
+    assert granted == []
+    allow_files(400)
+    assert granted == [(400, 400)]
+    with pytest.raises(RelayError, match="ulimit -n 401"):
+        allow_files(401)
 
 
 # ---- the board ----------------------------------------------------------------------------------
