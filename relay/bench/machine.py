@@ -1,5 +1,6 @@
 """Facts about the board, from /proc and /sys. What a kernel does not tell is None, never a guess."""
 
+import gzip
 import os
 import platform
 from collections.abc import Mapping
@@ -27,6 +28,8 @@ class Machine:
     """That this process may use."""
     kernel: str
     virtual: bool | None
+    irq_time_accounting: bool | None
+    """The kernel leaves interrupts, those in software too, out of a thread's CPU time."""
     network_cards: Mapping[str, int]
     """Speed in Mb/s by name, of physical interfaces that are up and tell it (wireless ones do not)."""
 
@@ -57,6 +60,7 @@ def read(root: Path = ROOT) -> Machine:
         cores=len(os.sched_getaffinity(0)),
         kernel=platform.release(),
         virtual=_virtual(root),
+        irq_time_accounting=_irq_time_accounting(root, platform.release()),
         network_cards=_network_cards(root),
     )
 
@@ -120,6 +124,17 @@ def _virtual(root: Path) -> bool | None:
     text = _text(root / "proc/cpuinfo") or ""
     flags = next((line.split() for line in text.splitlines() if line.startswith("flags")), None)
     return None if flags is None else "hypervisor" in flags
+
+
+def _irq_time_accounting(root: Path, release: str) -> bool | None:
+    """By the kernel's configuration, where it is kept."""
+    option = "CONFIG_IRQ_TIME_ACCOUNTING=y"
+    try:
+        with gzip.open(root / "proc/config.gz", "rt") as file:
+            return option in file.read()
+    except OSError:
+        text = _text(root / "boot" / f"config-{release}")
+        return None if text is None else option in text
 
 
 def _network_cards(root: Path) -> dict[str, int]:

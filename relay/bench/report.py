@@ -102,6 +102,11 @@ def notes(report: Report) -> list[str]:
                 else "none"
             )
             result.append(f"{_label(name)}: not reached, {got}; {OBSTACLES[node.not_reached_because]}.")
+    if report.machine.irq_time_accounting:
+        result.append(
+            "This kernel (CONFIG_IRQ_TIME_ACCOUNTING) leaves out of the figures what sending costs in "
+            "software interrupts: they err on the high side."
+        )
     if any(node.waited_ratio > STARVED for _, node in rows(report)):
         result.append(
             "The packet thread had to wait for a CPU: other programs, or too few cores for it and the load. "

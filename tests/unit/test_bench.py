@@ -1,6 +1,8 @@
 """The arithmetic of `relay bench`, what it reads of a board, and what it says."""
 
+import gzip
 import json
+import platform
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -209,6 +211,15 @@ def test_reads_nothing_where_there_is_nothing(tmp_path: Path) -> None:
     assert heat(tmp_path) == Heat(None, None, (), (), 0)
 
 
+def test_how_the_kernel_accounts_interrupts_is_read_from_its_configuration(tmp_path: Path) -> None:
+    assert machine.read(tmp_path).irq_time_accounting is None
+    put(tmp_path, {f"boot/config-{platform.release()}": "# CONFIG_IRQ_TIME_ACCOUNTING is not set\n"})
+    assert machine.read(tmp_path).irq_time_accounting is False
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/config.gz").write_bytes(gzip.compress(b"CONFIG_IRQ_TIME_ACCOUNTING=y\n"))
+    assert machine.read(tmp_path).irq_time_accounting is True
+
+
 def test_throttling_counts_from_the_first_reading_on(tmp_path: Path) -> None:
     put(tmp_path, PI)
     count = "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
@@ -241,10 +252,12 @@ def node(role: str, pps: float = 42_123, **changes: object) -> Capacity:
     return Capacity(**fields | changes)  # type: ignore[arg-type]
 
 
-def report(*nodes: Capacity, readings: tuple[Heat, ...] = (), receive_buffer: int = 8 << 20) -> Report:
+def report(
+    *nodes: Capacity, readings: tuple[Heat, ...] = (), receive_buffer: int = 8 << 20, accounted: bool = False
+) -> Report:
     cold = Heat(40.0, 1500.0, (), (), 0)
     return Report(
-        machine=Machine("a board", "aarch64", 4, "6.12", None, {"eth0": 1000}),
+        machine=Machine("a board", "aarch64", 4, "6.12", None, accounted, {"eth0": 1000}),
         scenarios=(Scenario("full hop", 1, nodes, (load(5000),)),),
         kernels=(Kernel("scalar", False, 0.5, 0.6), Kernel("neon", True, 5.0, 6.0)),
         ciphers=(Cipher(1, "ChaCha20-Poly1305", 300.0, 310.0),),
@@ -273,7 +286,8 @@ def test_notes_say_what_was_not_reached_and_what_held_the_board_back() -> None:
         reached_packets_per_second=2100.0,
         waited_ratio=0.5,
     )
-    text = " ".join(notes(report(slow, readings=(hot,), receive_buffer=425_984)))
+    text = " ".join(notes(report(slow, readings=(hot,), receive_buffer=425_984, accounted=True)))
+    assert "leaves out of the figures what sending costs" in text
     assert "10 streams were carried here; nodes and load generator had too few cores" in text
     assert "The packet thread had to wait for a CPU" in text
     assert "416 KB" in text and "net.core.rmem_max" in text
