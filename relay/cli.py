@@ -1,8 +1,8 @@
 """The `relay` command.
 
 Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration. Errors are lines on stderr that
-say what to do; a traceback only with `--debug`. The node and the demo are imported when
-they run, so that the other commands stay quick.
+say what to do; a traceback only with `--debug`. The node, the bench and the demo are imported
+when they run, so that the other commands stay quick.
 """
 
 import argparse
@@ -101,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     text = "the node exits after this time even if it is not empty; default: no limit"
     sub.add_argument("--timeout", type=_number(float, 0, 86400), metavar="SECONDS", help=text)
     _add_url(sub)
+    sub = command("bench", _bench, "what this board carries: forwarding, repair, sealing; half a minute")
+    sub.add_argument("--json", action="store_true", help="as JSON")
     _add_demo_options(command("demo", _demo, "live media through an edge, a lossy link and a region, here"))
     return parser
 
@@ -258,4 +260,9 @@ def _demo(args: argparse.Namespace) -> int:
     if args.seed is None:
         args.seed = secrets.randbelow(2**32)
     code: int = importlib.import_module("relay.lab.demo").main(args)
+    return code
+
+
+def _bench(args: argparse.Namespace) -> int:
+    code: int = importlib.import_module("relay.bench.main").main(args)
     return code

@@ -77,6 +77,8 @@ def test_version(capsys: Capture) -> None:
         (["demo", "--seed", "1.5"], "'1.5' is not a whole number"),
         (["demo", "--port", "80"], "'80' is not a whole number from 1024"),
         (["demo", "--seconds", "0"], "'0' is not a number from 1"),
+        (["bench", "all"], "all"),
+        (["bench", "--seconds", "1"], "--seconds"),
         (["drain", "--timeout", "-1"], "--timeout"),
         (["status", "--url", "file:///etc/passwd"], "is not a URL such as http://127.0.0.1:7480"),
         (["status", "--url", "http://"], "is not a URL"),

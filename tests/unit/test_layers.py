@@ -16,6 +16,7 @@ RELAY = (
     ("relay.services",),
     ("relay.web",),
     ("relay.lab",),
+    ("relay.bench",),
     ("relay.node",),
     ("relay.lab.demo",),  # runs whole nodes on this machine
     ("relay.cli",),
@@ -25,7 +26,7 @@ RELAY = (
 RELAY_EXT = (
     ("slab", "inner", "system", "coefficients"),
     ("base",),
-    ("timer", "rtp", "seal", "gf256"),
+    ("timer", "rtp", "seal", "gf256", "load"),
     ("rlc_encoder",),
     ("rlc",),
     ("ring", "path", "route"),

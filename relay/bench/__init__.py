@@ -1,0 +1,1 @@
+"""`relay bench`: what this board carries, in half a minute, with nothing but what is installed."""
