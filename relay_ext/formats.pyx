@@ -9,7 +9,7 @@ A random access point (KEY) is, by format:
 - H.265: an IRAP slice (BLA, IDR, CRA), a video or sequence parameter set, a recovery point SEI.
 - VP8: a key frame by the frame header. VP9: the base layer's frame, by descriptor and frame header both, as
   there are senders that never set P. Frames of upper layers belong to the picture.
-- AV1: a new coded video sequence (N), or the base layer's key frame that is shown.
+- AV1: a new coded video sequence (N), a sequence header, or the base layer's key frame that is shown.
 - MPEG-TS: the random access indicator of a video PES packet.
 
 DISCARDABLE is said only where the format does: H.264 nal_ref_idc 0; H.265 sub-layer non-reference pictures of
@@ -427,7 +427,7 @@ cdef int av1_obu(payload_state *s, payload_info *out, const uint8_t *p, size_t n
     if kind == OBU_SEQUENCE_HEADER:
         if at < n:
             s.still = p[at] & 0x08 != 0
-        return PAYLOAD_PARAMETERS
+        return PAYLOAD_KEY | PAYLOAD_PARAMETERS
     if (kind == OBU_FRAME_HEADER or kind == OBU_FRAME) and at < n and (s.spatial == 0 or not p[0] & 0x04):
         # Not show_existing_frame, frame_type 0, show_frame.
         return PAYLOAD_KEY if s.still or p[at] & 0xF0 == 0x10 else 0

@@ -37,7 +37,7 @@ class Info(NamedTuple):
     spatial: int | None
 
 def kind_of(media: str, codec: str) -> Kind:
-    """The format of a track: `media` "video", "audio" or "av", and the codec as in SDP's rtpmap, in any case."""
+    """The format of a track: `media` "video", "audio" or "av"; `codec` as in SDP's rtpmap, in any case."""
 
 class Classifier:
     """One track's packets in the order of their arrival."""
@@ -46,4 +46,4 @@ class Classifier:
     def classify(self, packet: Buffer) -> Info:
         """What the next packet is. Raises ValueError if it is not RTP."""
     def run(self, packet: Buffer, times: int) -> None:
-        """The same payload under successive sequence numbers, for measurements. Raises ValueError likewise."""
+        """The same payload under successive sequence numbers, for measurements. Raises ValueError."""

@@ -1,11 +1,13 @@
-"""Records the RTP packets in this folder: short clips by ffmpeg and GStreamer, with key frames where -g puts them.
+"""Records the RTP packets in this folder: short clips by ffmpeg and GStreamer, key frames where -g puts them.
 
-`python tests/vectors/payload/capture.py [NAME...]`. A file is a sequence of packets, each behind its length in
-two bytes. What the packets are is written down in tests/unit/test_payload.py, from the encoder's settings.
+`python tests/vectors/payload/capture.py [NAME...]`. A file is a sequence of packets, each behind its
+length in two bytes. tests/unit/test_payload.py says what they are, from the encoder's settings. AV1, which
+this ffmpeg has no packetiser for, is packetised here, without the N bit.
 """
 
 import shlex
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,9 +21,10 @@ X265_KEYS = "keyint=8:min-keyint=8:scenecut=0:repeat-headers=1:log-level=none:in
 VPX = "-frames:v 20 -b:v 10k -g 8 -keyint_min 8 -auto-alt-ref 0"
 RTP = "-f rtp rtp://127.0.0.1:{port}?pkt_size=300"
 TS = (
-    "-f lavfi -i sine=r=16000 -t 1.2 -c:v libx264 -preset veryfast -crf 50 -g 8 -keyint_min 8 -sc_threshold 0 -bf 0 "
-    "-c:a mp2 -b:a 16k -mpegts_muxer_options pes_payload_size=0 -f rtp_mpegts rtp://127.0.0.1:{port}"
+    "-f lavfi -i sine=r=16000 -t 1.2 -c:v libx264 -preset veryfast -crf 50 -g 8 -keyint_min 8 "
+    "-sc_threshold 0 -bf 0 -c:a mp2 -b:a 16k -mpegts_muxer_options pes_payload_size=0 -f rtp_mpegts rtp://127.0.0.1:{port}"
 )
+AV1 = f"{FFMPEG} -frames:v 20 -c:v libaom-av1 -cpu-used 6 -crf 62 -b:v 0 -g 8 -keyint_min 8 -lag-in-frames 8 -f ivf -"
 BALL = "videotestsrc pattern=ball num-buffers=20 ! video/x-raw,width=96,height=64,framerate=10/1"
 GST_X264 = "x264enc key-int-max=8 bframes=2 b-pyramid=false speed-preset=veryfast quantizer=40 pass=quant"
 GST_X265 = "x265enc key-int-max=8 speed-preset=veryfast qp=50"
@@ -61,7 +64,43 @@ def capture(command: str) -> Iterator[bytes]:
                 yield packet
 
 
-for name in sys.argv[1:] or CLIPS:
-    packets = list(capture(CLIPS[name]))
+def obus(unit: bytes) -> Iterator[bytes]:
+    """Of a temporal unit, without their sizes and without the temporal delimiter (payload format, section 5)."""
+    at = 0
+    while at < len(unit):
+        head, size, shift = unit[at], 0, 0
+        at += 1
+        while True:
+            byte = unit[at]
+            size |= (byte & 127) << shift
+            at, shift = at + 1, shift + 7
+            if byte < 128:
+                break
+        if head >> 3 & 15 != 2:
+            yield bytes([head & ~2]) + unit[at : at + size]
+        at += size
+
+
+def av1() -> Iterator[bytes]:
+    """One element a packet."""
+    ivf = subprocess.run(shlex.split(AV1), check=True, capture_output=True).stdout
+    at, seq, timestamp = 32, 0, 0
+    while at < len(ivf):
+        size = int.from_bytes(ivf[at : at + 4], "little")
+        elements = []
+        for obu in obus(ivf[at + 12 : at + 12 + size]):
+            parts = [obu[i : i + 287] for i in range(0, len(obu), 287)]
+            z = [0, *[0x80] * (len(parts) - 1)]
+            y = [*[0x40] * (len(parts) - 1), 0]
+            elements += [bytes([a | b | 0x10]) + part for a, b, part in zip(z, y, parts, strict=True)]
+        for n, element in enumerate(elements, start=1):
+            yield struct.pack(">BBHII", 0x80, 96 | (n == len(elements)) << 7, seq, timestamp, 1) + element
+            seq += 1
+        at += 12 + size
+        timestamp += 9000
+
+
+for name in sys.argv[1:] or (*CLIPS, "av1"):
+    packets = list(av1() if name == "av1" else capture(CLIPS[name]))
     (HERE / f"{name}.rtp").write_bytes(b"".join(len(p).to_bytes(2) + p for p in packets))
     print(name, len(packets))
