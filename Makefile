@@ -10,7 +10,7 @@ TEST_PACKAGES := gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugi
 	gstreamer1.0-plugins-ugly gstreamer1.0-libav iproute2
 STUBS := $(addprefix relay_ext.,control engine seal rtp payload rlc rlc_encoder gf256 timer)
 ASAN_TESTS := $(addsuffix .py,$(addprefix tests/unit/test_,plane plane_commands playout path streams rlc gf256 seal rtp_ext \
-	timer)) tests/fuzz tests/integration/test_engine.py
+	payload payload_formats feedback timer)) tests/fuzz tests/integration/test_engine.py
 SOURCES := pyproject.toml setup.py $(wildcard relay_ext/*.pyx relay_ext/*.pxd relay_ext/csrc/*)
 
 .PHONY: build demo test lint fuzz test-asan bench clean

@@ -24,7 +24,8 @@ TS = (
     "-f lavfi -i sine=r=16000 -t 1.2 -c:v libx264 -preset veryfast -crf 50 -g 8 -keyint_min 8 "
     "-sc_threshold 0 -bf 0 -c:a mp2 -b:a 16k -mpegts_muxer_options pes_payload_size=0 -f rtp_mpegts rtp://127.0.0.1:{port}"
 )
-AV1 = f"{FFMPEG} -frames:v 20 -c:v libaom-av1 -cpu-used 6 -crf 62 -b:v 0 -g 8 -keyint_min 8 -lag-in-frames 8 -f ivf -"
+LIBAOM = "-c:v libaom-av1 -cpu-used 6 -crf 62 -b:v 0 -lag-in-frames 8"
+AV1 = f"{FFMPEG} -frames:v 20 {LIBAOM} -g 8 -keyint_min 8 -f ivf -"
 BALL = "videotestsrc pattern=ball num-buffers=20 ! video/x-raw,width=96,height=64,framerate=10/1"
 GST_X264 = "x264enc key-int-max=8 bframes=2 b-pyramid=false speed-preset=veryfast quantizer=40 pass=quant"
 GST_X265 = "x265enc key-int-max=8 speed-preset=veryfast qp=50"
@@ -65,7 +66,7 @@ def capture(command: str) -> Iterator[bytes]:
 
 
 def obus(unit: bytes) -> Iterator[bytes]:
-    """Of a temporal unit, without their sizes and without the temporal delimiter (payload format, section 5)."""
+    """Of a temporal unit, without sizes and temporal delimiter (payload format, section 5)."""
     at = 0
     while at < len(unit):
         head, size, shift = unit[at], 0, 0
