@@ -312,6 +312,15 @@ def test_vp9_picture_group(wide: bool) -> None:
         assert not late.flags & DISCARDABLE, i
 
 
+def test_vp9_picture_numbers_wrap_in_the_middle_of_a_group() -> None:
+    """Three pictures a group, all referring to the first: 128 is no multiple."""
+    c = Classifier(Kind.VP9)
+    for i in range(10):
+        structure = "08 03 04 03 44 01 44 02" if i == 0 else ""
+        info = c.classify(rtp(vp9_picture(124 + i, False, structure), i, 3000 * i))
+        assert bool(info.flags & DISCARDABLE) == (i % 3 > 0), i
+
+
 def test_vp9_spatial_layers_are_one_picture() -> None:
     c = Classifier(Kind.VP9)
     layers = [
