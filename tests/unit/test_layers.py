@@ -26,8 +26,8 @@ RELAY = (
 RELAY_EXT = (
     ("slab", "inner", "system", "coefficients"),
     ("base",),
-    ("timer", "rtp", "seal", "gf256", "load"),
-    ("rlc_encoder",),
+    ("timer", "rtp", "formats", "seal", "gf256", "load"),
+    ("rlc_encoder", "payload"),
     ("rlc",),
     ("ring", "path", "route"),
     ("egress",),
