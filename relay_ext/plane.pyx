@@ -364,6 +364,7 @@ cdef inline void take_delivered(plane *p, int64_t now, hop *h) noexcept nogil:
     for i in range(h.delivered_count):
         d = &h.delivered[i]
         t = &(<plane_track *>d.track).t
+        t.rtt = h.paths[h.active].rtt
         if d.header.flags & INNER_RTCP:
             track_sender_report(t, d.symbol.data + INNER_SIZE, d.header.length)
         elif track_insert(t, now, &d.header, d.symbol, INNER_SIZE):

@@ -29,7 +29,7 @@ RELAY_EXT = (
     ("timer", "rtp", "formats", "seal", "gf256", "load"),
     ("rlc_encoder", "payload"),
     ("rlc",),
-    ("ring", "path", "route"),
+    ("ring", "delay", "path", "route"),
     ("egress",),
     ("playout",),
     ("hop",),
