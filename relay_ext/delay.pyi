@@ -1,4 +1,4 @@
-"""Delay of packets against their origin's clock: its floor, its drift, and its distribution with forgetting."""
+"""Delay of packets against their origin's clock: its floor, the drift, the distribution with forgetting."""
 
 class Delays:
     """The three estimates together, as a track has them, for tests."""

@@ -46,7 +46,7 @@ def percentile(histogram: Sequence[float], share: float) -> float | None:
     total = sum(histogram)
     if not total:
         return None
-    seen = 0
+    seen = 0.0
     for slot, count in enumerate(histogram):
         seen += count
         if seen >= share * total:

@@ -103,7 +103,7 @@ _STATUS: dict[str, Any] = {
                         "delay_p50_ms": 1.0,
                         "delay_p99_ms": 130.0,
                         "held_packets": 3,
-                        "drift_ppm": 20.0,
+                        "drift_ppm": 21.0,
                     },
                     "egress": [
                         {"address": "192.0.2.10:6004", "packets": 100, "bytes": 1000},
