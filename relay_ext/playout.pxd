@@ -33,6 +33,7 @@ ctypedef struct track:
     slab_pool *pool
     egress *egresses
     origin_clock clock
+    int64_t released          # ns, origin time of the packet last released
     int64_t last_origin       # ns, to unwrap the inner header's 32 bits
     delay_floor floor         # what deadlines count from
     delay_line line           # what added_delay counts from

@@ -94,8 +94,10 @@ cdef int64_t track_target(const track *t) noexcept nogil:
 
 
 cdef inline int64_t deadline_of(track *t, const slot *s) noexcept nogil:
-    """When `s` goes out although packets before it are missing."""
-    cdef int64_t deadline = s.origin + delay_floor_get(&t.floor) + track_target(t)
+    """When `s` goes out although packets before it are missing. A long hole is waited for longer, by its own length:
+    the repair packets for an outage take as long to send."""
+    cdef int64_t hole = max(s.origin - t.released, 0) if t.ring.started else 0
+    cdef int64_t deadline = s.origin + delay_floor_get(&t.floor) + min(track_target(t) + hole, t.hold)
     if t.ring.started and serial_diff(s.seq, t.ring.next) <= s.gap:
         deadline = min(deadline, s.arrival + REORDER_WAIT)
     return deadline
@@ -114,6 +116,7 @@ cdef void track_release(track *t, int64_t now) noexcept nogil:
                 t.stats.lost += <uint32_t>serial_diff(s.seq, t.ring.next)
             ring_skip(&t.ring, s.seq)
         send(t, now, s)
+        t.released = s.origin
         ring_release(&t.ring, s)
         s = ring_next_held(&t.ring)
     timer_cancel(t.wheel, &t.timer)
