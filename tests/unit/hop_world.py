@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-
 from relay.core.acceptor import Acceptor
 from relay.core.actions import (
     Action,
@@ -29,6 +27,7 @@ from relay.core.noise import public_key
 from relay.core.session import Peer, Session
 from relay.wire import hop
 from relay.wire.messages import Message
+from relay_ext.crypto import chacha20_poly1305_seal
 
 MS, SECOND = hop.MS, hop.SECOND
 
@@ -58,7 +57,7 @@ def cookie_reply(responder: bytes, datagram: bytes, cookie: bytes) -> bytes:
     """What the packet plane of the node with this public key answers under load."""
     salt = bytes(range(24))
     key = hashlib.blake2s(salt, key=hashlib.blake2s(b"cookie--" + responder).digest()).digest()
-    sealed = ChaCha20Poly1305(key).encrypt(bytes(12), cookie, datagram[-32:-16])
+    sealed = chacha20_poly1305_seal(key, bytes(12), datagram[-32:-16], cookie)
     return bytes([3, 0, 0, 0]) + datagram[4:8] + salt + sealed
 
 
