@@ -15,11 +15,10 @@ from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from aiohttp import web
-
 from relay.config import Address, is_host
 from relay.log import event
 from relay.web.metrics import CONTENT_TYPE, render
+from relay.web.server import web
 
 MAX_BODY_BYTES = 4096
 MAX_DRAIN_SECONDS = 86400
