@@ -577,21 +577,22 @@ cdef void hop_timer(hop *h, int64_t now) noexcept nogil:
     cdef int64_t keep = h.params.receive_budget + SENDER_INTERVAL
     cdef bint receiving = h.media_at > h.report_at or (
         h.decoder.started and rlc_decoder_deficit(h.decoder) > 0)
-    # For a budget after the last packet: any of these reports tells of a lost tail.
+    # For a budget after the last packet: any of these reports tells of a lost tail, or of our new address.
     cdef bint sending = h.source_at and now - h.source_at < h.params.send_budget
+    cdef bint pausing = h.media_at and now - h.media_at < keep
     cdef int64_t interval = IDLE_INTERVAL
     expire(h, now)
     if receiving:
         interval = REPORT_INTERVAL
-    elif sending:
+    elif sending or pausing:
         interval = SENDER_INTERVAL
     if now - h.report_at >= interval:
         if h.paths[h.active].keys != NULL and h.paths[h.active].has_address:
             send_report(h, &h.paths[h.active], now)
         h.report_at = now
-    if receiving or (h.media_at and now - h.media_at < keep):
-        interval = REPORT_INTERVAL
+    if receiving or pausing:
+        timer_schedule(h.wheel, &h.timer, now + REPORT_INTERVAL)
     elif sending:
-        interval = SENDER_INTERVAL
-    if interval != IDLE_INTERVAL or h.paths[h.active].keys != NULL or h.encoder.first != h.encoder.next:
-        timer_schedule(h.wheel, &h.timer, now + interval)  # else keys or media will wake it
+        timer_schedule(h.wheel, &h.timer, now + SENDER_INTERVAL)
+    elif h.paths[h.active].keys != NULL or h.encoder.first != h.encoder.next:  # else keys or media will wake it
+        timer_schedule(h.wheel, &h.timer, h.report_at + IDLE_INTERVAL)
