@@ -186,18 +186,22 @@ class Hops:
             self._secret_ns = now_ns
         deadline = self._secret_ns + COOKIE_SECRET_NS
         for hop in list(self.hops.values()):
+            if hop.session.state != "connecting" and now_ns >= self._look_ns(hop):
+                self._look(now_ns, hop)  # what was heard during a stall of ours is no silence
             due = hop.session.deadline()
             if due is not None and due <= now_ns:
                 self._run(now_ns, hop, hop.session.poll(now_ns))
-            if now_ns >= hop.looked_ns + self._tick(hop):
-                self._look(now_ns, hop)
-            due = hop.session.deadline()
-            deadline = min(deadline, hop.looked_ns + self._tick(hop), deadline if due is None else due)
+                due = hop.session.deadline()
+            deadline = deadline if due is None else min(deadline, due)
+            if hop.session.state != "connecting":
+                deadline = min(deadline, self._look_ns(hop))
         return deadline
 
-    def _tick(self, hop: Hop) -> int:
+    def _look_ns(self, hop: Hop) -> int:
+        """When to look next: on a grid, so that the hops share their wake-ups."""
         recent = max(hop.link.source_at_ns, hop.link.media_at_ns)
-        return ACTIVE_TICK_NS if recent and hop.looked_ns - recent < ACTIVE_FOR_NS else IDLE_TICK_NS
+        tick = ACTIVE_TICK_NS if recent and hop.looked_ns - recent < ACTIVE_FOR_NS else IDLE_TICK_NS
+        return hop.looked_ns // tick * tick + tick
 
     def _look(self, now_ns: int, hop: Hop) -> None:
         """Read what the packet machine measured, and decide on it."""

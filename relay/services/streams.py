@@ -23,6 +23,8 @@ logger = logging.getLogger("relay.stream")
 
 MS = 1_000_000
 TICK_NS = 1000 * MS
+REST_NS = 3_600_000 * MS
+"""Until the next look when there is nothing to look at: what changes that comes with a poll of its own."""
 REORDER_HOLD_US = 20_000
 """Playout of a stream that enters here waits this long for a packet out of order: nothing will repair it."""
 REFUSED_FOR_NS = 5000 * MS
@@ -233,15 +235,18 @@ class Streams:
     # ---- streams that enter here are sent to a peer -------------------------------------------
 
     def poll(self, now_ns: int) -> int:
-        """Look at routes and rates once a second; returns the next deadline in ns."""
-        if self._tick_ns is None or now_ns >= self._tick_ns + TICK_NS:
+        """Look at routes and rates once a second while there are streams; returns the next deadline in ns."""
+        if not self.streams:
+            self._tick_ns = None
+            return now_ns + REST_NS
+        if self._tick_ns is None or now_ns >= self._tick_ns // TICK_NS * TICK_NS + TICK_NS:
             elapsed = TICK_NS if self._tick_ns is None else now_ns - self._tick_ns
             self._tick_ns = now_ns
             for stream in self.streams.values():
                 self._measure(stream, elapsed * 1e-9)
                 if stream.enters_here:
                     self._route(now_ns, stream)
-        return self._tick_ns + TICK_NS
+        return self._tick_ns // TICK_NS * TICK_NS + TICK_NS  # when the hops are looked at, too
 
     def _measure(self, stream: Stream, elapsed: float) -> None:
         for track in stream.tracks:

@@ -338,3 +338,9 @@ def wakeups(pid: int) -> int:
     """Voluntary context switches of all threads: how often each has waited for something."""
     threads = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
     return sum(int(status_of(pid, thread)["voluntary_ctxt_switches"]) for thread in threads)
+
+
+def cpu_ns(pid: int) -> int:
+    """CPU time of all threads, user and system, in ns."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
