@@ -138,7 +138,7 @@ class Plane:
     def remove_hop(self, hop_id: int) -> None:
         """Remove a peer with its keys, and every feed to it."""
     def forget(self, id: int) -> None:
-        """Remove the feeds to a hop, or the routes to a track, of another shard: it is being removed there."""
+        """Remove the feeds to a hop, or the routes to a track, of another shard: it goes there."""
     def set_params(
         self,
         hop_id: int,

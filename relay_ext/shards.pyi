@@ -17,14 +17,14 @@ def shard_of(id: int) -> int:
 def join(planes: Sequence[Plane]) -> None:
     """Let feeds and routes lead from each of these planes to the others.
 
-    They are 1, 2, 4, 8 or 16, and `planes[i].shard` is i (ValueError). Their engines, if they are to have any,
-    exist and do not run yet (RuntimeError). Raises MemoryError, OSError.
+    They are 1, 2, 4, 8 or 16, and `planes[i].shard` is i (ValueError). Their engines, if they are to have
+    any, exist and do not run yet (RuntimeError). Raises MemoryError, OSError.
     """
 
 def steer(fd: int, shards: int) -> None:
     """Share out what arrives at a UDP port among the sockets that are bound to it with SO_REUSEPORT.
 
-    `fd` is the first of them; `shards`, a power of two, says how many they are, in the order of their binding.
-    Datagrams of types 4 and above go to the socket that the low bits of their receiver index name (byte 7 of
-    the header), all others to the first. Raises OSError where the kernel has no SO_ATTACH_REUSEPORT_CBPF.
+    `fd` is the first of them; `shards`, a power of two, says how many they are, in the order of their
+    binding. Datagrams of types 4 and above go to the socket that the low bits of their receiver index name
+    (byte 7 of the header), all others to the first. Raises OSError where the kernel has no SO_ATTACH_REUSEPORT_CBPF.
     """

@@ -30,9 +30,9 @@ class PortError(RelayError, OSError):
 class EngineService:
     """Runs an Engine a plane and calls `on_event` on the event loop for each event of a plane, in order.
 
-    The planes are joined: they have not been yet. `on_failure` is called, with a sentence, when the thread of
-    an engine has ended by itself. An exception
-    in `on_event` goes to the loop's exception handler and does not keep the next event from being handled.
+    It joins the planes. `on_failure` is called, with a sentence, when the thread of an engine has ended by
+    itself. An exception in `on_event` goes to the loop's exception handler and does not keep the next event
+    from being handled.
     `gro`, `gso` and `coalesce_us` are Engine's.
     """
 
