@@ -26,5 +26,6 @@ def steer(fd: int, shards: int) -> None:
 
     `fd` is the first of them; `shards`, a power of two, says how many they are, in the order of their
     binding. Datagrams of types 4 and above go to the socket that the low bits of their receiver index name
-    (byte 7 of the header), all others to the first. Raises OSError where the kernel has no SO_ATTACH_REUSEPORT_CBPF.
+    (byte 7 of the header), all others to the first. Raises OSError where the kernel
+    has no SO_ATTACH_REUSEPORT_CBPF.
     """
