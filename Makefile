@@ -8,9 +8,9 @@ FUZZ_ROUNDS ?= 5000
 BUILD_PACKAGES := gcc libc6-dev python3-dev python3-venv libssl-dev ffmpeg
 TEST_PACKAGES := gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
 	gstreamer1.0-plugins-ugly gstreamer1.0-libav iproute2
-STUBS := $(addprefix relay_ext.,control crypto engine load seal rtp payload rlc rlc_encoder gf256 timer)
-ASAN_TESTS := $(addsuffix .py,$(addprefix tests/unit/test_,plane plane_commands playout path streams rlc gf256 seal rtp_ext \
-	payload payload_formats feedback timer)) tests/fuzz tests/integration/test_engine.py tests/integration/test_bench.py
+STUBS := $(addprefix relay_ext.,control crypto shards engine load seal rtp payload rlc rlc_encoder gf256 timer)
+ASAN_TESTS := $(addsuffix .py,$(addprefix tests/unit/test_,plane plane_commands shards playout path streams rlc gf256 seal rtp_ext \
+	payload payload_formats feedback timer)) tests/fuzz $(addsuffix .py,$(addprefix tests/integration/test_,engine bench threads))
 SOURCES := pyproject.toml setup.py $(wildcard relay_ext/*.pyx relay_ext/*.pxd relay_ext/csrc/*)
 
 .PHONY: build demo test lint fuzz test-asan bench clean

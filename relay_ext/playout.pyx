@@ -68,10 +68,15 @@ cdef inline void observe_transit(track *t, int64_t now, int64_t transit) noexcep
     t.added_delay = transit - transit_floor(t)
 
 
-cdef bint track_insert(track *t, int64_t now, const inner *h, slab *body, uint16_t off) noexcept nogil:
-    cdef int64_t origin = unwrap_origin(t, h.time)
-    cdef int status
+cdef int64_t track_observe(track *t, int64_t now, uint32_t time) noexcept nogil:
+    cdef int64_t origin = unwrap_origin(t, time)
     observe_transit(t, now, now - origin)
+    return origin
+
+
+cdef bint track_insert(track *t, int64_t now, const inner *h, slab *body, uint16_t off) noexcept nogil:
+    cdef int64_t origin = track_observe(t, now, h.time)
+    cdef int status
     status = ring_insert(&t.ring, h, body, off, origin, now)
     if status == RING_DUPLICATE:
         t.stats.duplicate += 1

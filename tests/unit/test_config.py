@@ -209,6 +209,11 @@ BAD_VALUES = [
     (NODE + "[hopp]\n", "hopp", "found an unknown key, expected hop"),
     (NODE + "[engine]\ncoalesce = 2\n", "engine.coalesce", "found an unknown key, expected coalesce_us"),
     (NODE + "[engine]\ncoalesce_us = 1001\n", "engine.coalesce_us", "found 1001, expected a whole number"),
+    (NODE + "[motor]\nthreads = 2\n", "motor", "found an unknown key"),
+    (NODE + "[engine]\nthreads = 3\n", "engine.threads", "found 3, expected a power of two from 1 to 16"),
+    (NODE + "[engine]\nthreads = 32\n", "engine.threads", "found 32"),
+    (NODE + "[engine]\nthreads = 0\n", "engine.threads", "found 0"),
+    (NODE + "[engine]\nthreads = true\n", "engine.threads", "found true"),
     (
         NODE + "[hop]\nbudget_ms = 19\n",
         "hop.budget_ms",

@@ -26,15 +26,17 @@ RELAY = (
 RELAY_EXT = (
     ("slab", "inner", "system", "coefficients"),
     ("base",),
-    ("timer", "rtp", "formats", "seal", "gf256", "load"),
+    ("timer", "rtp", "formats", "seal", "gf256", "load", "address"),
     ("rlc_encoder", "payload", "crypto"),
     ("rlc",),
     ("ring", "path", "route"),
     ("egress",),
     ("playout",),
     ("hop",),
+    ("mailbox",),
     ("plane",),
     ("control",),
+    ("shards",),
     ("udp",),
     ("engine",),
 )
