@@ -12,6 +12,7 @@ done
 echo "installing Debian packages:$missing"
 if [ ! -e $policy ]; then
     trap '$sudo rm -f $policy' EXIT
+    trap 'exit 1' HUP INT TERM
     printf '#!/bin/sh\nexit 101\n' | $sudo tee $policy >/dev/null
     $sudo chmod 755 $policy
 fi
