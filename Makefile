@@ -8,12 +8,15 @@ FUZZ_ROUNDS ?= 5000
 BUILD_PACKAGES := gcc libc6-dev python3-dev python3-venv libssl-dev ffmpeg
 TEST_PACKAGES := gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
 	gstreamer1.0-plugins-ugly gstreamer1.0-libav iproute2
-STUBS := $(addprefix relay_ext.,control delay engine load seal rtp payload rlc rlc_encoder gf256 timer)
-ASAN_TESTS := $(addsuffix .py,$(addprefix tests/unit/test_,plane plane_commands delay playout path streams rlc gf256 seal rtp_ext \
-	payload payload_formats feedback timer)) tests/fuzz tests/integration/test_engine.py tests/integration/test_bench.py
+PEER_PACKAGES := gcc libc6-dev ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-good srt-tools rist-tools socat \
+	rtpengine-daemon coturn
+ROUNDS ?= 5
+STUBS := $(addprefix relay_ext.,control crypto delay shards engine load seal rtp payload rlc rlc_encoder gf256 timer)
+ASAN_TESTS := $(addsuffix .py,$(addprefix tests/unit/test_,plane plane_commands shards delay playout path streams rlc gf256 seal rtp_ext \
+	payload payload_formats feedback timer)) tests/fuzz $(addsuffix .py,$(addprefix tests/integration/test_,engine bench threads))
 SOURCES := pyproject.toml setup.py $(wildcard relay_ext/*.pyx relay_ext/*.pxd relay_ext/csrc/*)
 
-.PHONY: build demo test lint fuzz test-asan bench clean
+.PHONY: build demo test lint fuzz test-asan bench bench-peers clean
 
 build: .venv/built
 
@@ -43,6 +46,11 @@ test-asan: build
 
 bench: build
 	$(PY) -m pytest tests/benchmarks --benchmark-enable --benchmark-only -s
+
+# PEERS='--load fan-out --only rtpengine' chooses; see `python -m tests.benchmarks.peers --help`.
+bench-peers: build
+	tests/benchmarks/peers/install.sh $(PEER_PACKAGES)
+	$(PY) -m tests.benchmarks.peers --rounds $(ROUNDS) $(PEERS)
 
 clean:
 	rm -rf .venv build dist *.egg-info relay_ext/*.so

@@ -30,7 +30,7 @@ if os.environ.get("RELAY_EXT_ASAN"):
     LDFLAGS += ["-fsanitize=address,undefined"]
 
 EXTRA_SOURCES = {"gf256": ["relay_ext/csrc/gf256.c"]}
-LIBRARIES = {"seal": ["crypto"]}
+LIBRARIES = {"seal": ["crypto"], "crypto": ["crypto"]}
 
 
 def extensions() -> list[Extension]:

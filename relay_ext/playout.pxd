@@ -44,6 +44,7 @@ ctypedef struct track:
 cdef bint track_init(track *t, slab_pool *pool, timer_wheel *wheel, tx_queue *tx) noexcept nogil
 cdef void track_destroy(track *t) noexcept nogil
 cdef void track_restart(track *t) noexcept nogil     # the origin began anew: other sequence, other clock
+cdef int64_t track_observe(track *t, int64_t now, uint32_t time) noexcept nogil  # the origin time, ns; sets added_delay
 cdef bint track_insert(track *t, int64_t now, const inner *h, slab *body, uint16_t off) noexcept nogil  # False: seen before
 cdef int64_t track_target(const track *t) noexcept nogil  # ns beyond the floor that a missing packet is waited for
 cdef void track_release(track *t, int64_t now) noexcept nogil  # everything whose time has come

@@ -60,12 +60,17 @@ cdef inline int64_t unwrap_origin(track *t, uint32_t time) noexcept nogil:
     return t.last_origin
 
 
-cdef bint track_insert(track *t, int64_t now, const inner *h, slab *body, uint16_t off) noexcept nogil:
-    cdef int64_t origin = unwrap_origin(t, h.time)
-    cdef int64_t delay
-    cdef int status
+cdef int64_t track_observe(track *t, int64_t now, uint32_t time) noexcept nogil:
+    cdef int64_t origin = unwrap_origin(t, time)
     delay_floor_add(&t.floor, now, now - origin)
     t.added_delay = delay_line_add(&t.line, now, now - origin)
+    return origin
+
+
+cdef bint track_insert(track *t, int64_t now, const inner *h, slab *body, uint16_t off) noexcept nogil:
+    cdef int64_t origin = track_observe(t, now, h.time)
+    cdef int64_t delay
+    cdef int status
     status = ring_insert(&t.ring, h, body, off, origin, now)
     if status == RING_DUPLICATE:
         t.stats.duplicate += 1

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from relay.services.hops import MS, Hop, Hops
+from relay.services.shards import Shards
 from relay.services.streams import Stream, Streams, Track
 from relay.wire.hop import CIPHER_NAMES
 from relay_ext.control import Plane
@@ -54,7 +55,8 @@ def percentile(histogram: Sequence[float], share: float) -> float | None:
     raise AssertionError("the shares of a histogram add up to one")
 
 
-def hop_status(plane: Plane, hop: Hop) -> Status:
+def hop_status(shards: Shards, hop: Hop) -> Status:
+    plane = shards.of(hop.id)
     stats = plane.hop_stats(hop.id)
     delays = plane.hop_delays(hop.id)
     link = hop.link
@@ -101,7 +103,7 @@ def _path_status(path: Status) -> Status:
     }
 
 
-def stream_status(plane: Plane, stream: Stream) -> Status:
+def stream_status(shards: Shards, stream: Stream) -> Status:
     source = "ingest" if stream.enters_here else f"hop:{stream.source.name}" if stream.source else None
     return {
         "name": stream.name,
@@ -110,7 +112,7 @@ def stream_status(plane: Plane, stream: Stream) -> Status:
         "latency_ms": stream.latency_ms,
         "budget_ms": stream.budget_ms or None,
         "route": _route_status(stream) if stream.enters_here else None,
-        "tracks": [_track_status(plane, track) for track in stream.tracks],
+        "tracks": [_track_status(shards.of(track.id), track) for track in stream.tracks],
     }
 
 

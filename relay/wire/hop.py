@@ -72,10 +72,8 @@ SIMULTANEOUS = 5 * SECOND
 """Two handshakes in opposite directions that finish this close together are one simultaneous opening."""
 COOKIE_LIFE = 120 * SECOND
 
-KEEPALIVE = 250 * MS
-"""Between keep-alives: so that silence means something on an idle hop."""
 SUSPECT = 3 * SECOND
-"""Silence that starts a handshake: 12 keep-alives lost, 5e-7 at 30 % loss."""
+"""Silence that starts a handshake: 12 reports of an idle hop lost, 5e-7 at 30 % loss."""
 SILENT = 15 * SECOND
 """Silence that changes the state of the session."""
 CONFIRM_RETRY_MIN = 20 * MS
