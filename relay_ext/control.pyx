@@ -492,11 +492,9 @@ cdef class Plane:
         return out
 
     def track_delays(self, uint32_t track):
-        """Histogram of what packets took beyond the least transit time, 1 ms a slot, in samples that are forgotten
-        with a time constant of 10 s: list[float]."""
+        """Histogram of what packets took beyond the least transit time, 1 ms a slot: list[float]; see control.pyi."""
         cdef plane_track *k = <plane_track *>pointer(self.tracks[track])
-        cdef double weight = max(k.t.delays.weight, 1.0)
-        return [k.t.delays.mass[i] / weight for i in range(DELAY_BUCKETS)]
+        return [k.t.delays.mass[i] / max(k.t.delays.weight, 1.0) for i in range(DELAY_BUCKETS)]
 
     def egress_stats(self, uint32_t egress_id):
         cdef egress *e = <egress *>pointer(self.egresses[egress_id])
