@@ -90,7 +90,7 @@ uint8_t gf256_inverse(uint8_t a) {
             NARROWER##_run(dst, src, len, c, n, add);                                                        \
             return;                                                                                          \
         }                                                                                                    \
-        ISA##_factor f[4];                                                                                   \
+        ISA##_factor f[8];                                                                                   \
         for (int k = 0; k < n; k++)                                                                          \
             f[k] = ISA##_factor_of(c[k]);                                                                    \
         const ISA##_vec tail = ISA##_sum(dst, src, len - width, f, n, add);                                  \
@@ -107,9 +107,9 @@ uint8_t gf256_inverse(uint8_t a) {
     TARGET static void ISA##_mul(uint8_t *dst, const uint8_t *src, size_t len, uint8_t c) {                  \
         ISA##_run(dst, &src, len, &c, 1, false);                                                             \
     }                                                                                                        \
-    TARGET static void ISA##_muladd4(uint8_t *dst, const uint8_t *const src[4], size_t len,                  \
-                                     const uint8_t c[4]) {                                                   \
-        ISA##_run(dst, src, len, c, 4, true);                                                                \
+    TARGET static void ISA##_muladd8(uint8_t *dst, const uint8_t *const src[8], size_t len,                  \
+                                     const uint8_t c[8]) {                                                   \
+        ISA##_run(dst, src, len, c, 8, true);                                                                \
     }
 
 /* --- Scalar ------------------------------------------------------------------------------------------- */
@@ -247,7 +247,7 @@ KERNEL(neon, NEON, scalar)
 static bool always(void) { return true; }
 
 #define ENTRY(ISA, RUNS)                                                                                     \
-    { {#ISA, ISA##_muladd, ISA##_mul, ISA##_muladd4}, RUNS }
+    { {#ISA, ISA##_muladd, ISA##_mul, ISA##_muladd8}, RUNS }
 
 static const struct {
     gf256_kernel kernel;
