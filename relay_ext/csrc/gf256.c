@@ -114,13 +114,19 @@ uint8_t gf256_inverse(uint8_t a) {
 
 /* --- Scalar ------------------------------------------------------------------------------------------- */
 
+/* A block of sums at a time, since dst may be one of the sources: those are read before dst is written. */
 ALWAYS_INLINE void scalar_run(uint8_t *dst, const uint8_t *const *src, size_t len, const uint8_t *c, int n,
                               bool add) {
-    for (size_t at = 0; at < len; at++) {
-        uint8_t sum = add ? dst[at] : 0;
+    uint8_t sum[64];
+    for (size_t at = 0, block; at < len; at += block) {
+        block = len - at < sizeof sum ? len - at : sizeof sum;
+        for (size_t i = 0; i < block; i++)
+            sum[i] = add ? dst[at + i] : 0;
         for (int k = 0; k < n; k++)
-            sum ^= product(c[k], src[k][at]);
-        dst[at] = sum;
+            for (size_t i = 0; i < block; i++)
+                sum[i] ^= product(c[k], src[k][at + i]);
+        for (size_t i = 0; i < block; i++)
+            dst[at + i] = sum[i];
     }
 }
 
