@@ -63,7 +63,7 @@ def gf256_kernels(seconds: float) -> list[Kernel]:
         for name in gf256.available():
             gf256.select(name)
             one = ns_each(lambda n: gf256.muladd(target, source, 29, n), seconds / 2)
-            four = ns_each(lambda n: gf256.muladd4(target, sources, factors, n), seconds / 2)
+            four = ns_each(lambda n: gf256.muladd_sum(target, sources, factors, n), seconds / 2)
             result.append(Kernel(name, name == chosen, SYMBOL / one, SYMBOL * SOURCES / four))
     finally:
         gf256.select(chosen)
