@@ -11,8 +11,8 @@ TEST_PACKAGES := gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugi
 PEER_PACKAGES := gcc libc6-dev ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-good srt-tools rist-tools socat \
 	rtpengine-daemon coturn
 ROUNDS ?= 5
-STUBS := $(addprefix relay_ext.,control crypto shards engine load seal rtp payload rlc rlc_encoder gf256 timer)
-ASAN_TESTS := $(addsuffix .py,$(addprefix tests/unit/test_,plane plane_commands shards playout path streams rlc gf256 seal rtp_ext \
+STUBS := $(addprefix relay_ext.,control crypto delay shards engine load seal rtp payload rlc rlc_encoder gf256 timer)
+ASAN_TESTS := $(addsuffix .py,$(addprefix tests/unit/test_,plane plane_commands shards delay playout path streams rlc gf256 seal rtp_ext \
 	payload payload_formats feedback timer)) tests/fuzz $(addsuffix .py,$(addprefix tests/integration/test_,engine bench threads))
 ARM_PACKAGES := gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf qemu-user-static
 BENCH_PACKAGES := libisal-dev

@@ -213,6 +213,9 @@ class Plane:
         """Counters of the plane."""
     def track_stats(self, track: int) -> dict[str, Any]:
         """Counters of a track, of its source (under "ingest"), and what it follows."""
+    def track_delays(self, track: int) -> list[float]:
+        """Histogram of what packets took beyond the least transit time, 1 ms a slot, in samples that are
+        forgotten with a time constant of 10 s."""
     def egress_stats(self, egress_id: int) -> dict[str, int]:
         """What was sent: packets, bytes of UDP payload, sender reports."""
     def hop_link(self, hop_id: int) -> Link:

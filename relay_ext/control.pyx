@@ -25,7 +25,8 @@ from relay_ext.plane cimport (
     OP_ROUTE_ADD, OP_ROUTE_REMOVE, OP_SEND, OP_TRACK_ADD, OP_TRACK_HOLD, OP_TRACK_REMOVE, OP_TRACK_RESTART,
     PLANE_PORTS, PLANE_SESSIONS, feed, outgoing, path_setting, plane_free, plane_new, plane_apply, plane_poll, plane_receive,
     plane_track)
-from relay_ext.playout cimport track_init
+from relay_ext.delay cimport DELAY_BUCKETS
+from relay_ext.playout cimport track_init, track_target
 from relay_ext.rtp cimport rtp_rewrite_init, rtp_unwrap_init
 from relay_ext.seal cimport SEAL_KEY, replay_init, seal_key_free, seal_key_new
 from relay_ext.slab cimport SLAB_DATA
@@ -483,10 +484,17 @@ cdef class Plane:
         out["held"] = k.t.ring.held
         out["ssrc"] = k.t.ssrc
         out["added_delay_ns"] = k.t.added_delay
+        out["target_ns"] = track_target(&k.t)
+        out["drift"] = k.t.line.slope if k.t.line.known else None
         out["ingest"] = dict(k.source.stats)
         out["source"] = format_address(&k.source.source) if k.source.latched else None
         out["last_ns"] = k.source.last
         return out
+
+    def track_delays(self, uint32_t track):
+        """Histogram of what packets took beyond the least transit time, 1 ms a slot: list[float]; see control.pyi."""
+        cdef plane_track *k = <plane_track *>pointer(self.tracks[track])
+        return [k.t.delays.mass[i] / max(k.t.delays.weight, 1.0) for i in range(DELAY_BUCKETS)]
 
     def egress_stats(self, uint32_t egress_id):
         cdef egress *e = <egress *>pointer(self.egresses[egress_id])

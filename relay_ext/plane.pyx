@@ -368,6 +368,7 @@ cdef inline void take_delivered(plane *p, int64_t now, hop *h) noexcept nogil:
     for i in range(h.delivered_count):
         d = &h.delivered[i]
         t = &(<plane_track *>d.track).t
+        t.rtt = h.paths[h.active].rtt
         if (<plane_track *>d.track).far:
             post_delivered(p, now, h, d)
         elif d.header.flags & INNER_RTCP:

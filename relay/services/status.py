@@ -1,5 +1,6 @@
 """What a node says of itself: dictionaries ready for JSON, for the API, the metrics and `relay status`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from relay.services.hops import MS, Hop, Hops
@@ -41,12 +42,12 @@ HOP_DROPS = [
 INGEST_DROPS = ["not_rtp", "not_rtcp", "other_source", "payload_type", "too_long", "held"]
 
 
-def percentile(histogram: list[int], share: float) -> float | None:
+def percentile(histogram: Sequence[float], share: float) -> float | None:
     """Upper edge (ms) of the slot where that share of a histogram of 1 ms slots is reached; None: empty."""
     total = sum(histogram)
     if not total:
         return None
-    seen = 0
+    seen = 0.0
     for slot, count in enumerate(histogram):
         seen += count
         if seen >= share * total:
@@ -157,10 +158,21 @@ def _track_status(plane: Plane, track: Track) -> Status:
             "malformed": stats["malformed"],
             "no_memory": stats["no_memory"],
         },
+        "playout": _playout_status(stats, plane.track_delays(track.id)),
         "egress": [
             {"address": str(to.address), **_egress_status(plane, egress)}
             for to, egress in track.egresses.items()
         ],
+    }
+
+
+def _playout_status(stats: Status, delays: list[float]) -> Status:
+    return {
+        "target_ms": round(stats["target_ns"] / MS, 3),
+        "delay_p50_ms": percentile(delays, 0.5),
+        "delay_p99_ms": percentile(delays, 0.99),
+        "held_packets": stats["held"],
+        "drift_ppm": None if stats["drift"] is None else round(stats["drift"] * 1e6, 1),
     }
 
 

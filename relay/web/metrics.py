@@ -42,6 +42,28 @@ TRACK = (
     _Spec("relay_track_lost_packets_total", "lost_packets", "RTP packets that never came."),
     _Spec("relay_track_late_packets_total", "late_packets", "RTP packets that came after their deadline."),
     _Spec("relay_track_duplicate_packets_total", "duplicate_packets", "RTP packets that came again."),
+    _Spec(
+        "relay_track_playout_target_seconds",
+        "playout.target_ms",
+        "Seconds beyond the least transit time that a missing packet is waited for.",
+        scale=MS,
+    ),
+    *(
+        _Spec(
+            "relay_track_delay_seconds",
+            f"playout.delay_{key}_ms",
+            "Seconds that packets took beyond the least transit time.",
+            scale=MS,
+            labels=(("quantile", quantile),),
+        )
+        for key, quantile in (("p50", "0.5"), ("p99", "0.99"))
+    ),
+    _Spec(
+        "relay_track_drift_ratio",
+        "playout.drift_ppm",
+        "How much faster our clock is than the origin's.",
+        scale=1e-6,
+    ),
     _Spec("relay_track_rate_bytes", "bitrate_bps", "Bytes a second of RTP that come in.", scale=BITS),
 )
 EGRESS = (

@@ -30,6 +30,9 @@ def test_values_and_units() -> None:
     video = {"stream": "studio", "kind": "video", "index": "0"}
     assert value(samples, "relay_track_received_packets_total", **video) == 27000
     assert value(samples, "relay_track_rate_bytes", **video) == 2_500_000 / 8
+    assert value(samples, "relay_track_playout_target_seconds", **video) == 0.18
+    assert value(samples, "relay_track_delay_seconds", **video, quantile="0.99") == 0.13
+    assert value(samples, "relay_track_drift_ratio", **video) == 21e-6
     assert value(samples, "relay_hop_rtt_seconds", peer="region-sgp") == 0.10125
     assert value(samples, "relay_hop_loss_ratio", peer="region-sgp", direction="receive") == 0.297
     assert value(samples, "relay_hop_added_delay_seconds", peer="region-sgp", quantile="0.99") == 0.161
