@@ -141,10 +141,12 @@ def own_version() -> str:
     return __version__
 
 
+_FILTER = "packetfilter=fec,cols:10,rows:10"  # by default ("onreq") it asks again only for what it gave up
 _SRT = says("srt-live-transmit", "-version")
 RIVALS: Sequence[Rival] = (
     Rival("Edge Relay", relay_ends, own_version),
     Rival("SRT", srt_ends(), _SRT),
-    Rival("SRT, packet filter", srt_ends("packetfilter=fec,cols:10,rows:10"), _SRT),
+    Rival("SRT, packet filter", srt_ends(_FILTER), _SRT),
+    Rival("SRT, packet filter, arq:always", srt_ends(_FILTER + ",arq:always"), _SRT),
     Rival("RIST main", rist_ends, says("ristsender", "--help")),
 )
