@@ -86,8 +86,11 @@ CONFIRM_GIVE_UP = 2 * SECOND
 """Keys that the peer has not taken after that are replaced by another handshake."""
 
 CHALLENGE_BYTES = 8
+CHALLENGE_FIRST = 20 * MS
+"""Between the first two challenges of an address: media waits for the answer, and the first is often lost."""
+CHALLENGE_BACKOFF = 1.5
 CHALLENGE_RETRY = 100 * MS
-"""Least time between challenges of an address, one RTT otherwise."""
+"""What the interval grows to, or to one RTT if that is longer."""
 CHALLENGE_TRIES = 12
 """0.51^12: one rebinding in 3,000 needs a second round at 30 % loss each way."""
 CHALLENGE_ADDRESSES_MAX = 4

@@ -29,7 +29,7 @@ RELAY_EXT = (
     ("timer", "rtp", "seal", "gf256", "load"),
     ("rlc_encoder",),
     ("rlc",),
-    ("ring", "path", "route"),
+    ("ring", "path", "route", "reorder"),
     ("egress",),
     ("playout",),
     ("hop",),
