@@ -427,8 +427,11 @@ cdef int receive_control(hop *h, slab *s) noexcept nogil:
 # ---- reports ---------------------------------------------------------------------------------
 
 cdef inline uint32_t oldest_missing(hop *h) noexcept nogil:
-    """The oldest ESI that still matters and is missing; the one after the highest when none is."""
+    """The oldest ESI that still matters, is missing and fits a report's bitmap; the one after the highest when none
+    is. What a long outage took would fill the bitmap, and nothing newer be asked for."""
     cdef uint32_t esi = h.decoder.live
+    if serial_diff(h.decoder.highest, esi) >= REPORT_BITS:
+        esi = h.decoder.highest - REPORT_BITS + 1
     while serial_diff(esi, h.decoder.highest) <= 0 and not rlc_decoder_is_missing(h.decoder, esi):
         esi += 1
     return esi

@@ -84,8 +84,8 @@ class LinkConfig:
     queue_ms: float = 100.0
     """The longest wait for the bottleneck; what would wait longer is dropped. Unused without a rate."""
     queue_bytes: int | None = None
-    """Instead of `queue_ms`: what may wait in all. That is how a real queue is bounded, and what differs where the
-    rate changes: an LTE modem's holds a second or two at the usual rate."""
+    """Instead of `queue_ms`: what may wait in all. That is how a real queue is bounded, which differs where
+    the rate changes: an LTE modem's holds a second or two at the usual rate."""
     mtu_bytes: int = MAX_IP_PACKET
     """The largest IP packet; larger ones vanish without an answer."""
     reorder: float = 0.0

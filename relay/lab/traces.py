@@ -1,8 +1,8 @@
 """Capacity that changes over time: profiles of a link's rate.
 
 A trace is a tuple of (seconds since its start, bits per second), the first at 0, ascending; a rate of 0 is a
-gap. `profile` makes a `LinkProfile` of it. Traces come from `lte`, a seeded generator, or from `mahimahi`, which
-reads the packet delivery opportunities that the emulator of that name records on real networks.
+gap. `profile` makes a `LinkProfile` of it. Traces come from `lte`, a seeded generator, or from `mahimahi`,
+which reads the packet delivery opportunities that the emulator of that name records on real networks.
 """
 
 import random
@@ -39,10 +39,10 @@ def lte(seed: int, seconds: float, mean_bps: float) -> Trace:
     """A synthetic uplink of a phone that moves: its capacity in steps of 100 ms, `mean_bps` on average.
 
     No recording was used. The rate is the product of log-normal shadowing and fading, each a first-order
-    autoregressive process, and of a Markov chain that goes to the edge of the cell (35 % of the rate) and back. Every
-    45 s on average comes a handover: a gap of 30 to 150 ms, or of 300 to 800 ms for one in ten, where the connection is
-    lost and made again. The form follows what Winstein et al. describe (Sprout, NSDI 2013: rates that wander
-    over an order of magnitude within seconds, with outages); the figures are chosen here.
+    autoregressive process, and of a Markov chain that goes to the edge of the cell (35 % of the rate) and
+    back. Every 45 s on average comes a handover: a gap of 30 to 150 ms, or of 300 to 800 ms for one in ten,
+    where the connection is lost and made again. The form follows what Winstein et al. describe (Sprout, NSDI
+    2013: rates that wander over an order of magnitude within seconds, with outages); the figures are chosen here.
     """
     rng = random.Random(f"lte/{seed}")
     shadow, fading = rng.gauss(0, _SHADOW_SIGMA), rng.gauss(0, _FADING_SIGMA)
@@ -59,7 +59,7 @@ def lte(seed: int, seconds: float, mean_bps: float) -> Trace:
 
 
 def mahimahi(lines: Iterable[str]) -> Trace:
-    """The trace that a mahimahi file describes: a line a packet of 1504 bytes, the time in ms at which it may go.
+    """The trace of a mahimahi file: a line a packet of 1504 bytes, the time in ms at which it may go.
 
     Raises ValueError for a line that is no whole number, for times that go back, and for a file without any.
     """
