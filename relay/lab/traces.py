@@ -42,7 +42,7 @@ def lte(seed: int, seconds: float, mean_bps: float) -> Trace:
     autoregressive process, and of a Markov chain that goes to the edge of the cell (35 % of the rate) and
     back. Every 45 s on average comes a handover: a gap of 30 to 150 ms, or of 300 to 800 ms for one in ten,
     where the connection is lost and made again. The form follows what Winstein et al. describe (Sprout, NSDI
-    2013: rates that wander over an order of magnitude within seconds, with outages); the figures are chosen here.
+    2013: rates that wander over an order of magnitude within seconds, with outages); the figures are ours.
     """
     rng = random.Random(f"lte/{seed}")
     shadow, fading = rng.gauss(0, _SHADOW_SIGMA), rng.gauss(0, _FADING_SIGMA)
