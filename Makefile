@@ -8,12 +8,17 @@ FUZZ_ROUNDS ?= 5000
 BUILD_PACKAGES := gcc libc6-dev python3-dev python3-venv libssl-dev ffmpeg
 TEST_PACKAGES := gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
 	gstreamer1.0-plugins-ugly gstreamer1.0-libav iproute2
-STUBS := $(addprefix relay_ext.,control engine load seal rtp rlc rlc_encoder gf256 timer)
-ASAN_TESTS := $(addsuffix .py,$(addprefix tests/unit/test_,plane plane_commands playout path streams rlc gf256 seal rtp_ext \
-	timer)) tests/fuzz tests/integration/test_engine.py tests/integration/test_bench.py
+PEER_PACKAGES := gcc libc6-dev ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-good srt-tools rist-tools socat \
+	rtpengine-daemon coturn
+ROUNDS ?= 5
+STUBS := $(addprefix relay_ext.,control crypto delay shards engine load seal rtp payload rlc rlc_encoder gf256 timer)
+ASAN_TESTS := $(addsuffix .py,$(addprefix tests/unit/test_,plane plane_commands shards delay playout path streams rlc gf256 seal rtp_ext \
+	payload payload_formats feedback timer)) tests/fuzz $(addsuffix .py,$(addprefix tests/integration/test_,engine bench threads))
+ARM_PACKAGES := gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf qemu-user-static
+BENCH_PACKAGES := libisal-dev
 SOURCES := pyproject.toml setup.py $(wildcard relay_ext/*.pyx relay_ext/*.pxd relay_ext/csrc/*)
 
-.PHONY: build demo test lint fuzz test-asan bench clean
+.PHONY: build demo test test-arm lint fuzz test-asan bench bench-peers wheels wheel-arm64 clean
 
 build: .venv/built
 
@@ -22,6 +27,11 @@ demo: build
 
 test: build .venv/test-packages lint
 	$(PY) -m pytest
+
+# Where it cannot be done (no apt, no right to install, another processor) it says so and passes.
+test-arm: build
+	@$(MAKE) --no-print-directory .venv/arm-packages || true
+	tests/arm/test
 
 lint: build
 	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
@@ -41,8 +51,20 @@ test-asan: build
 		ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 		../../$(PY) -m pytest -q -p no:cacheprovider $(ASAN_TESTS)
 
-bench: build
+bench: build .venv/bench-packages
 	$(PY) -m pytest tests/benchmarks --benchmark-enable --benchmark-only -s
+
+# PEERS='--load fan-out --only rtpengine' chooses; see `python -m tests.benchmarks.peers --help`.
+bench-peers: build
+	tests/benchmarks/peers/install.sh $(PEER_PACKAGES)
+	$(PY) -m tests.benchmarks.peers --rounds $(ROUNDS) $(PEERS)
+
+wheels: build
+	.venv/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+# Cross-built; `wheels` builds for this machine.
+wheel-arm64: build .venv/arm-packages
+	tests/arm/cross arm64 bdist_wheel --dist-dir $(CURDIR)/dist
 
 clean:
 	rm -rf .venv build dist *.egg-info relay_ext/*.so
@@ -65,6 +87,16 @@ endef
 .venv/test-packages:
 	$(call install_packages,$(TEST_PACKAGES))
 	@mkdir -p .venv && touch $@
+
+.venv/arm-packages:
+	$(call install_packages,$(ARM_PACKAGES))
+	@mkdir -p .venv && touch $@
+
+# zfec has no Debian package that a virtual environment sees; without it its row is missing.
+.venv/bench-packages: .venv/built
+	$(call install_packages,$(BENCH_PACKAGES))
+	.venv/bin/pip install --quiet --disable-pip-version-check zfec || echo "zfec could not be installed"
+	@touch $@
 
 .venv/bin/pip: .venv/build-packages
 	$(PYTHON) -m venv .venv

@@ -1,6 +1,7 @@
 """Builds relay_ext: one extension a `.pyx`, C kernels from `relay_ext/csrc`.
 
-Everything else is in pyproject.toml. `RELAY_EXT_ASAN=1` builds under AddressSanitizer.
+Everything else is in pyproject.toml. `RELAY_EXT_ASAN=1` builds under AddressSanitizer,
+`RELAY_EXT_CFLAGS` has more flags for the compiler.
 """
 
 import os
@@ -29,8 +30,10 @@ if os.environ.get("RELAY_EXT_ASAN"):
     CFLAGS += ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-O1"]
     LDFLAGS += ["-fsanitize=address,undefined"]
 
+CFLAGS += os.environ.get("RELAY_EXT_CFLAGS", "").split()
+
 EXTRA_SOURCES = {"gf256": ["relay_ext/csrc/gf256.c"]}
-LIBRARIES = {"seal": ["crypto"]}
+LIBRARIES = {"seal": ["crypto"], "crypto": ["crypto"]}
 
 
 def extensions() -> list[Extension]:
@@ -56,16 +59,16 @@ class Build(build_ext):
         self.parallel = self.parallel or os.cpu_count()
 
     def build_extensions(self) -> None:
-        compiler = self.compiler.compiler_so[0]
-        if shutil.which(compiler) is None:
-            sys.exit(f"no C compiler ({compiler}): apt-get install gcc")
+        compiler = self.compiler.compiler_so
+        if shutil.which(compiler[0]) is None:
+            sys.exit(f"no C compiler ({compiler[0]}): apt-get install gcc")
         includes = [f"-I{d}" for d in self.compiler.include_dirs]
         with tempfile.TemporaryDirectory() as tmp:
             for header, package in HEADERS.items():
                 source = Path(tmp, "probe.c")
                 source.write_text(f"#include <{header}>\n")
                 done = subprocess.run(
-                    [compiler, *includes, "-fsyntax-only", str(source)], capture_output=True, check=False
+                    [*compiler, *includes, "-fsyntax-only", str(source)], capture_output=True, check=False
                 )
                 if done.returncode:
                     sys.exit(f"the C header {header} is missing: apt-get install {package}")

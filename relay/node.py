@@ -22,11 +22,11 @@ from relay.log import configure, event
 from relay.services.ciphers import fastest_first
 from relay.services.engine import EngineService
 from relay.services.machine import HOP_PORT, Machine
+from relay.services.shards import Shards
 from relay.web import ops
 from relay.wire import sdp
 from relay.wire.hop import CIPHER_NAMES
 from relay_ext import control
-from relay_ext.control import Plane
 
 logger = logging.getLogger("relay.node")
 
@@ -36,23 +36,22 @@ RESOLVE_AGAIN_S = 10.0
 
 
 class SocketPorts:
-    """Numbers the packet plane's sockets; 0 is the hop's."""
+    """Numbers the packet planes' sockets, for each plane from 0, which is the hop's."""
 
-    def __init__(self) -> None:
-        self.service: EngineService | None = None
-        self._used = {HOP_PORT}
+    def __init__(self, service: EngineService) -> None:
+        self._service = service
+        self._used = [{HOP_PORT} for _ in service.engines]
 
-    def open(self, address: Address) -> int:
-        assert self.service is not None
-        port = next(n for n in range(1, len(self._used) + 1) if n not in self._used)
-        self.service.open_port(port, address)
-        self._used.add(port)
+    def open(self, address: Address, shard: int) -> int:
+        used = self._used[shard]
+        port = next(n for n in range(1, len(used) + 1) if n not in used)
+        self._service.open_port(port, address, shard=shard)
+        used.add(port)
         return port
 
-    def close(self, port: int) -> None:
-        assert self.service is not None
-        self.service.close_port(port)
-        self._used.remove(port)
+    def close(self, port: int, shard: int) -> None:
+        self._service.close_port(port, shard=shard)
+        self._used[shard].remove(port)
 
 
 def resolve(host: str, port: int) -> tuple[tuple[str, int], ...]:
@@ -87,17 +86,15 @@ class Node:
         self._runner: Any = None
         static = read_private_key(config.hop.key_file) if config.hop else None
         public = public_key(static) if static else bytes(32)
-        self.plane = Plane(public, now_ns=self._started_ns)
-        self._ports = SocketPorts()
+        self.shards = Shards(public, config.engine.threads, now_ns=self._started_ns)
         self.service = EngineService(
-            self.plane, self._on_event, self._on_failure, coalesce_us=config.engine.coalesce_us
+            self.shards.planes, self._on_event, self._on_failure, coalesce_us=config.engine.coalesce_us
         )
-        self._ports.service = self.service
         self.ciphers = fastest_first(time.thread_time_ns)
         self.machine = Machine(
             config,
-            self.plane,
-            self._ports,
+            self.shards,
+            SocketPorts(self.service),
             static=static,
             random_bytes=os.urandom,
             resolve=resolve,
@@ -109,8 +106,9 @@ class Node:
         """Open everything and begin. Raises OSError with a sentence when a port cannot be had."""
         now_ns = time.monotonic_ns()
         if self.config.hop is not None:
-            self.service.open_port(HOP_PORT, self.config.hop.listen, probe_mtu=True)
-            self.plane.set_port(HOP_PORT, control.PORT_HOP)
+            self.service.open_hop_port(HOP_PORT, self.config.hop.listen)
+            for plane in self.shards.planes:
+                plane.set_port(HOP_PORT, control.PORT_HOP)
         self.machine.start(now_ns)
         self.service.start()
         self._runner = await ops.start(self, self.config.ops.listen)
@@ -137,7 +135,7 @@ class Node:
         self.service.stop()
         if self._timer is not None:
             self._timer.cancel()
-        self.plane.close()
+        self.shards.close()
         event(logger, logging.INFO, "node_stopped", name=self.config.node.name)
 
     # ---- events and time ---------------------------------------------------------------------
@@ -216,8 +214,8 @@ class Node:
             "hops": self.hops(),
             "peers": self.peers(),
             "engine": {
-                **self.service.engine.counters(),
-                **self.plane.stats(),
+                **self.service.counters(),
+                **self.shards.stats(),
                 **self.machine.refused_handshakes(),
             },
             "ready": not reasons,

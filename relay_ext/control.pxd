@@ -9,17 +9,24 @@ cdef class Plane:
     cdef bint threaded        # an engine runs it: commands go through the queue
     cdef int wake_fd          # eventfd that wakes the engine, -1 without one
     cdef int64_t now          # ns, of the last receive or poll, for commands in between
+    cdef readonly uint32_t shard
+    cdef object mailboxes     # what it shares with other shards, kept as long as any of them
     cdef uint32_t last_id
+    cdef set places           # of tracks and hops in the mailroom's table
     cdef dict tracks          # id -> address of the object, as are all of these
     cdef dict egresses
     cdef dict hops
     cdef dict keys            # local index -> address
     cdef dict feeds           # (track id, hop id) -> address
+    cdef dict far_routes      # (hop id, track id of another shard) -> address of what stands for the track
     cdef dict track_of        # egress id -> track id
     cdef dict ports           # port -> track id, of PORT_RTP and PORT_RTCP
 
     cdef int submit(self, command *c) except -1
     cdef int send_command(self, int op, void *target, void *ptr, uint32_t a=*, uint32_t b=*, uint32_t c=*) except -1
     cdef uint32_t new_id(self)
+    cdef uint32_t new_target(self) except 0
+    cdef void *stand_in(self, uint32_t track) except NULL
+    cdef bint is_far(self, uint32_t id) except -1
     cdef int check_driven(self) except -1
     cdef int take_tx(self, list out) except -1

@@ -69,17 +69,23 @@ class Link(NamedTuple):
     source_sent: int
 
 class Plane:
-    """The packet plane of one node.
+    """The packet plane of one node, or of one shard of it: see `relay_ext.shards`.
 
     `public_key` (32 bytes) is the node's own, for MAC1; `slabs` bounds its packet memory, 2 KB each;
-    `now_ns` is the monotonic time at which it begins. Raises ValueError, MemoryError.
+    `now_ns` is the monotonic time at which it begins. The four low bits of the ids of its tracks, hops and
+    egresses are `shard` (0 to 15). Raises ValueError, MemoryError.
     """
 
-    def __new__(cls, public_key: bytes, *, slabs: int = ..., now_ns: int = 0) -> Self: ...
+    def __new__(cls, public_key: bytes, *, slabs: int = ..., now_ns: int = 0, shard: int = 0) -> Self: ...
+    @property
+    def shard(self) -> int: ...
     def close(self) -> None:
         """Remove everything. Raises RuntimeError while an engine is running."""
     @property
     def slabs_in_use(self) -> int: ...
+    @property
+    def mail_waits(self) -> bool:
+        """Another shard has posted something that the next `poll` takes."""
 
     # ports, tracks, egresses
 
@@ -131,6 +137,8 @@ class Plane:
         """A new peer's id; `port` is the socket that it is reached through."""
     def remove_hop(self, hop_id: int) -> None:
         """Remove a peer with its keys, and every feed to it."""
+    def forget(self, id: int) -> None:
+        """Remove the feeds to a hop, or the routes to a track, of another shard: it goes there."""
     def set_params(
         self,
         hop_id: int,
@@ -173,10 +181,13 @@ class Plane:
         """Send with these keys from now on."""
     def drop_keys(self, local_index: int) -> None: ...
     def add_feed(self, track: int, hop_id: int, stream_alias: int, track_alias: int, epoch: int) -> None:
-        """Send a track to a peer. Raises ValueError when it is sent there already."""
+        """Send a track to a peer, which may be one of another shard.
+
+        Raises ValueError when it is sent there already.
+        """
     def remove_feed(self, track: int, hop_id: int) -> None: ...
     def add_route(self, hop_id: int, stream_alias: int, track_alias: int, epoch: int, track: int) -> None:
-        """What the peer sends under these aliases is that track."""
+        """What the peer sends under these aliases is that track, which may be one of another shard."""
     def remove_route(self, hop_id: int, track: int) -> None:
         """Whether there was one or not."""
 
@@ -202,6 +213,9 @@ class Plane:
         """Counters of the plane."""
     def track_stats(self, track: int) -> dict[str, Any]:
         """Counters of a track, of its source (under "ingest"), and what it follows."""
+    def track_delays(self, track: int) -> list[float]:
+        """Histogram of what packets took beyond the least transit time, 1 ms a slot, in samples that are
+        forgotten with a time constant of 10 s."""
     def egress_stats(self, egress_id: int) -> dict[str, int]:
         """What was sent: packets, bytes of UDP payload, sender reports."""
     def hop_link(self, hop_id: int) -> Link:

@@ -8,15 +8,16 @@ same machine from Python.
 """
 from libc.stdint cimport INT64_MAX, uint8_t, uint16_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy
 from posix.unistd cimport write
 
-import socket
 from typing import NamedTuple
 
+from relay_ext.address cimport format_address, parse_address
 from relay_ext.base cimport addr, event, spsc_commit, spsc_consume, spsc_peek, spsc_queue, spsc_reserve, tx_clear, tx_packet
 from relay_ext.egress cimport EGRESS_CNAME, egress
 from relay_ext.hop cimport HOP_DELAYS, HOP_PATHS, hop, hop_destroy, hop_init, hop_params
+from relay_ext.mailbox cimport SHARDS, SHARD_BITS, TARGETS
 from relay_ext.path cimport DATAGRAM_MAX, DATAGRAM_MIN, path, session_keys
 from relay_ext.plane cimport (
     OP_CONTROL, OP_COOKIE_SECRET, OP_EGRESS_ADD, OP_EGRESS_REMOVE, OP_FEED_ADD, OP_FEED_REMOVE, OP_HOP_ADD,
@@ -24,7 +25,8 @@ from relay_ext.plane cimport (
     OP_ROUTE_ADD, OP_ROUTE_REMOVE, OP_SEND, OP_TRACK_ADD, OP_TRACK_HOLD, OP_TRACK_REMOVE, OP_TRACK_RESTART,
     PLANE_PORTS, PLANE_SESSIONS, feed, outgoing, path_setting, plane_free, plane_new, plane_apply, plane_poll, plane_receive,
     plane_track)
-from relay_ext.playout cimport track_init
+from relay_ext.delay cimport DELAY_BUCKETS
+from relay_ext.playout cimport track_init, track_target
 from relay_ext.rtp cimport rtp_rewrite_init, rtp_unwrap_init
 from relay_ext.seal cimport SEAL_KEY, replay_init, seal_key_free, seal_key_new
 from relay_ext.slab cimport SLAB_DATA
@@ -81,34 +83,6 @@ class Link(NamedTuple):
     source_sent: int
 
 
-# ---- addresses -------------------------------------------------------------------------------
-
-cdef int parse_address(tuple address, addr *out) except -1:
-    cdef bytes packed
-    host, port = address[0], address[1]
-    if not 0 <= port <= 65535:
-        raise ValueError(f"port {port} is not between 0 and 65535")
-    host, _, zone = host.partition("%")
-    if ":" in host:
-        packed = socket.inet_pton(socket.AF_INET6, host)
-    else:
-        packed = b"\0" * 10 + b"\xff\xff" + socket.inet_pton(socket.AF_INET, host)
-    memset(out, 0, sizeof(addr))
-    memcpy(out.ip, <const uint8_t *>packed, 16)
-    out.port = port
-    if zone:
-        out.scope = int(zone) if zone.isdigit() else socket.if_nametoindex(zone)
-    return 0
-
-
-cdef tuple format_address(const addr *a):
-    cdef bytes ip = a.ip[:16]
-    if ip[:12] == b"\0" * 10 + b"\xff\xff":
-        return (socket.inet_ntop(socket.AF_INET, ip[12:]), a.port)
-    host = socket.inet_ntop(socket.AF_INET6, ip)
-    return (f"{host}%{a.scope}" if a.scope else host, a.port)
-
-
 cdef void *allocate(size_t n) except NULL:
     cdef void *p = calloc(1, n)
     if p == NULL:
@@ -116,25 +90,35 @@ cdef void *allocate(size_t n) except NULL:
     return p
 
 
+cdef inline uint32_t place(uint32_t id) noexcept:
+    return (id >> SHARD_BITS) & (TARGETS - 1)
+
+
 cdef inline void *pointer(object address) noexcept:
     return <void *><uintptr_t>address
 
 
 cdef class Plane:
-    """The packet plane of one node.
+    """The packet plane of one node, or of one shard of it.
 
     `public_key` (32 bytes) is the node's own, for MAC1; `slabs` bounds its packet memory, 2 KB each;
-    `now_ns` is the monotonic time at which it begins.
+    `now_ns` is the monotonic time at which it begins. The low bits of its tracks', hops' and egresses' ids
+    are `shard`.
     """
 
-    def __cinit__(self, bytes public_key, *, uint32_t slabs=DEFAULT_SLABS, int64_t now_ns=0):
+    def __cinit__(self, bytes public_key, *, uint32_t slabs=DEFAULT_SLABS, int64_t now_ns=0, uint32_t shard=0):
         if len(public_key) != 32:
             raise ValueError("a public key has 32 bytes")
+        if shard >= SHARDS:
+            raise ValueError(f"there are {SHARDS} shards at most, counted from 0")
         self.p = plane_new(slabs, public_key, now_ns)
         if self.p == NULL:
             raise MemoryError
         self.wake_fd = -1
         self.now = now_ns
+        self.shard = self.last_id = shard
+        self.places = set()
+        self.far_routes = {}
         self.tracks = {}
         self.egresses = {}
         self.hops = {}
@@ -159,6 +143,10 @@ cdef class Plane:
     @property
     def slabs_in_use(self):
         return self.p.pool.in_use
+
+    @property
+    def mail_waits(self):
+        return any(self.p.mail.inbox[i] != NULL and spsc_peek(self.p.mail.inbox[i]) != NULL for i in range(SHARDS))
 
     cdef int submit(self, command *c) except -1:
         cdef command *slot
@@ -185,8 +173,24 @@ cdef class Plane:
         return self.submit(&x)
 
     cdef uint32_t new_id(self):
-        self.last_id += 1
+        self.last_id += SHARDS
         return self.last_id
+
+    cdef uint32_t new_target(self) except 0:
+        """An id for a track or a hop: one whose place in the mailroom's table is free."""
+        if len(self.places) == TARGETS:
+            raise ValueError(f"there are {TARGETS} tracks and peers at most")
+        while place(self.new_id()) in self.places:
+            pass
+        return self.last_id
+
+    cdef bint is_far(self, uint32_t id) except -1:
+        """Whether a track or a hop is one of another shard, of those that this one is joined with."""
+        if id & (SHARDS - 1) == self.shard:
+            return False
+        if self.p.mail.outbox[id & (SHARDS - 1)] == NULL:
+            raise KeyError(id)
+        return True
 
     # ---- ports, tracks, egresses -------------------------------------------------------------
 
@@ -214,19 +218,21 @@ cdef class Plane:
         of the first packet, where the track is ingested here."""
         if clock_rate == 0:
             raise ValueError("a clock rate is at least 1 Hz")
+        cdef uint32_t new_id = self.new_target()
         cdef plane_track *k = <plane_track *>allocate(sizeof(plane_track))
         if not track_init(&k.t, self.p.pool, &self.p.wheel, &self.p.tx):
             free(k)
             raise MemoryError
-        k.t.id = self.new_id()
+        k.t.id = new_id
         k.t.clock_rate = clock_rate
         k.t.hold = <int64_t>hold_us * 1000
         k.priority = priority
         k.source.payload_type = payload_type
         rtp_unwrap_init(&k.source.unwrap, first_seq)
-        self.tracks[k.t.id] = <uintptr_t>k
+        self.tracks[new_id] = <uintptr_t>k
+        self.places.add(place(new_id))
         self.send_command(OP_TRACK_ADD, k, NULL)
-        return k.t.id
+        return new_id
 
     def remove_track(self, uint32_t track):
         """Remove a track, its egresses, its feeds and every route to it, and close its ports."""
@@ -240,6 +246,7 @@ cdef class Plane:
         for address in self.hops.values():
             self.send_command(OP_ROUTE_REMOVE, pointer(address), k)
         del self.tracks[track]
+        self.places.remove(place(track))
         self.send_command(OP_TRACK_REMOVE, k, NULL)
 
     def restart_track(self, uint32_t track):
@@ -282,16 +289,18 @@ cdef class Plane:
 
     def add_hop(self, uint32_t port, uint32_t first_esi=0):
         """A new peer's id; `port` is the socket that it is reached through."""
+        cdef uint32_t new_id = self.new_target()
         cdef hop *h = <hop *>allocate(sizeof(hop))
         if not hop_init(h, self.p.pool, &self.p.wheel, &self.p.tx, first_esi):
             hop_destroy(h)
             free(h)
             raise MemoryError
-        h.id = self.new_id()
+        h.id = new_id
         h.port = port
-        self.hops[h.id] = <uintptr_t>h
+        self.hops[new_id] = <uintptr_t>h
+        self.places.add(place(new_id))
         self.send_command(OP_HOP_ADD, h, NULL)
-        return h.id
+        return new_id
 
     def remove_hop(self, uint32_t hop_id):
         """Remove a peer with its keys, and every feed to it."""
@@ -299,10 +308,19 @@ cdef class Plane:
         for index, address in list(self.keys.items()):
             if (<session_keys *>pointer(address)).owner == h:
                 self.drop_keys(index)
-        for feed_track, feed_hop in [f for f in self.feeds if f[1] == hop_id]:
-            self.remove_feed(feed_track, feed_hop)
+        self.forget(hop_id)
+        for route in [r for r in self.far_routes if r[0] == hop_id]:
+            self.remove_route(*route)
         del self.hops[hop_id]
+        self.places.remove(place(hop_id))
         self.send_command(OP_HOP_REMOVE, h, NULL)
+
+    def forget(self, uint32_t id):
+        """Remove the feeds to a hop, or the routes to a track of another shard."""
+        for feed_track, feed_hop in [f for f in self.feeds if f[1] == id]:
+            self.remove_feed(feed_track, feed_hop)
+        for route in [r for r in self.far_routes if r[1] == id]:
+            self.remove_route(*route)
 
     def set_params(self, uint32_t hop_id, *, double proactive, double max_overhead, int64_t send_budget_ns,
                    int64_t receive_budget_ns):
@@ -375,9 +393,10 @@ cdef class Plane:
         if (track, hop_id) in self.feeds:
             raise ValueError("the track is sent to that peer already")
         cdef void *k = pointer(self.tracks[track])
-        cdef void *to = pointer(self.hops[hop_id])
+        cdef void *to = NULL if self.is_far(hop_id) else pointer(self.hops[hop_id])
         cdef feed *f = <feed *>allocate(sizeof(feed))
         f.to = <hop *>to
+        f.far = hop_id
         f.stream = stream_alias
         f.track = track_alias
         f.epoch = epoch
@@ -390,11 +409,28 @@ cdef class Plane:
 
     def add_route(self, uint32_t hop_id, uint16_t stream_alias, uint8_t track_alias, uint8_t epoch, uint32_t track):
         """What the peer sends under these aliases is that track."""
-        self.send_command(OP_ROUTE_ADD, pointer(self.hops[hop_id]), pointer(self.tracks[track]), stream_alias,
-                          track_alias, epoch)
+        cdef void *h = pointer(self.hops[hop_id])
+        cdef void *k = self.stand_in(track) if self.is_far(track) else pointer(self.tracks[track])
+        self.send_command(OP_ROUTE_ADD, h, k, stream_alias, track_alias, epoch)
+        if self.is_far(track):
+            self.remove_route(hop_id, track)  # the one before, if any: its place has been taken
+            self.far_routes[hop_id, track] = <uintptr_t>k
+
+    cdef void *stand_in(self, uint32_t track) except NULL:
+        cdef plane_track *k = <plane_track *>allocate(sizeof(plane_track))
+        k.t.id = track
+        k.far = True
+        return k
 
     def remove_route(self, uint32_t hop_id, uint32_t track):
-        self.send_command(OP_ROUTE_REMOVE, pointer(self.hops[hop_id]), pointer(self.tracks[track]))
+        cdef void *h = pointer(self.hops[hop_id])
+        cdef void *k
+        if not self.is_far(track):
+            self.send_command(OP_ROUTE_REMOVE, h, pointer(self.tracks[track]))
+        elif (hop_id, track) in self.far_routes:
+            k = pointer(self.far_routes.pop((hop_id, track)))
+            self.send_command(OP_ROUTE_REMOVE, h, k)
+            self.send_command(OP_TRACK_REMOVE, k, NULL)
 
     # ---- datagrams that Python makes ---------------------------------------------------------
 
@@ -435,7 +471,7 @@ cdef class Plane:
 
     def stats(self):
         """Counters of the plane: dict[str, int]."""
-        out = dict(self.p.stats)
+        out = {**self.p.stats, **self.p.mail.stats}
         out["slabs_in_use"] = self.p.pool.in_use
         out["slabs_exhausted"] = self.p.pool.exhausted
         out["tx_overflow"] = self.p.tx.overflow
@@ -448,10 +484,17 @@ cdef class Plane:
         out["held"] = k.t.ring.held
         out["ssrc"] = k.t.ssrc
         out["added_delay_ns"] = k.t.added_delay
+        out["target_ns"] = track_target(&k.t)
+        out["drift"] = k.t.line.slope if k.t.line.known else None
         out["ingest"] = dict(k.source.stats)
         out["source"] = format_address(&k.source.source) if k.source.latched else None
         out["last_ns"] = k.source.last
         return out
+
+    def track_delays(self, uint32_t track):
+        """Histogram of what packets took beyond the least transit time, 1 ms a slot: list[float]; see control.pyi."""
+        cdef plane_track *k = <plane_track *>pointer(self.tracks[track])
+        return [k.t.delays.mass[i] / max(k.t.delays.weight, 1.0) for i in range(DELAY_BUCKETS)]
 
     def egress_stats(self, uint32_t egress_id):
         cdef egress *e = <egress *>pointer(self.egresses[egress_id])

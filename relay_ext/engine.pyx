@@ -24,6 +24,7 @@ from libc.string cimport memset
 
 from relay_ext.base cimport TX_CAPACITY, command, spsc_consume, spsc_peek
 from relay_ext.control cimport Plane
+from relay_ext.mailbox cimport mail_announce
 from relay_ext.plane cimport plane, plane_apply, plane_poll
 from relay_ext.system cimport (
     CLOCK_MONOTONIC, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN,
@@ -209,6 +210,8 @@ cdef void run(engine *e) noexcept nogil:
         e.taken = e.io.counters[RX_DATAGRAMS] != before
         now = monotonic_ns()
         deadline = plane_poll(e.p, now)
+        if e.p.mail.unannounced:
+            mail_announce(&e.p.mail)
         udp_flush(e.io, e.p)
         judge_load(e, now)
         if e.p.events_pending:
@@ -292,6 +295,7 @@ cdef class Engine:
         error = open_files(self.e)
         if error:
             raise OSError(error, os.strerror(error))
+        plane.wake_fd = self.e.wake
 
     def __dealloc__(self):
         # The thread holds a reference to self, so it has ended.
@@ -317,7 +321,6 @@ cdef class Engine:
         with self.lock:
             if self.thread is not None or self.e.events < 0:
                 raise RuntimeError("an engine is started once: make a new one")
-            self.plane.wake_fd = self.e.wake
             self.plane.threaded = True
             atomic_store(&self.e.running, 1)
             self.thread = threading.Thread(target=self._enter, name="relay-engine", daemon=True)

@@ -9,33 +9,22 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 cdef void gf256_muladd(uint8_t *dst, const uint8_t *src, size_t len, uint8_t c) noexcept nogil
 # dst = c * src
 cdef void gf256_mul(uint8_t *dst, const uint8_t *src, size_t len, uint8_t c) noexcept nogil
-# dst ^= the sum of c[k] * src[k] over four sources
-cdef void gf256_muladd4(uint8_t *dst, const uint8_t **src, size_t len, const uint8_t *c) noexcept nogil
 # The multiplicative inverse; 0 for 0
 cdef uint8_t gf256_inverse(uint8_t a) noexcept nogil
 
 # dst ^= the sum of any number of products, of any lengths up to that of dst: gf256_sum_start, gf256_sum_add
-# for each, gf256_sum_finish. Four sources share a pass over dst as far as all four reach.
+# for each, gf256_sum_finish. Up to eight sources share a pass over dst as far as they reach.
 ctypedef struct gf256_sum:
     uint8_t *dst
     uint32_t n
-    const uint8_t *src[4]
-    uint16_t len[4]
-    uint8_t c[4]
+    const uint8_t *src[8]
+    uint16_t len[8]
+    uint8_t c[8]
+
+cdef void gf256_sum_finish(gf256_sum *s) noexcept nogil
 
 cdef inline void gf256_sum_start(gf256_sum *s, uint8_t *dst) noexcept nogil:
     s.dst = dst
-    s.n = 0
-
-cdef inline void gf256_sum_finish(gf256_sum *s) noexcept nogil:
-    cdef uint16_t common = 0
-    cdef uint32_t i
-    if s.n == 4:
-        common = min(min(s.len[0], s.len[1]), min(s.len[2], s.len[3]))
-        gf256_muladd4(s.dst, s.src, common, s.c)
-    for i in range(s.n):
-        if s.len[i] > common:
-            gf256_muladd(s.dst + common, s.src[i] + common, s.len[i] - common, s.c[i])
     s.n = 0
 
 cdef inline void gf256_sum_add(gf256_sum *s, const uint8_t *src, uint16_t len, uint8_t c) noexcept nogil:
@@ -43,5 +32,5 @@ cdef inline void gf256_sum_add(gf256_sum *s, const uint8_t *src, uint16_t len, u
     s.len[s.n] = len
     s.c[s.n] = c
     s.n += 1
-    if s.n == 4:
+    if s.n == 8:
         gf256_sum_finish(s)

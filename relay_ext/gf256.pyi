@@ -26,5 +26,8 @@ def muladd(dst: Buffer, src: Buffer, c: int, times: int = 1) -> None:
 def mul(dst: Buffer, src: Buffer, c: int, times: int = 1) -> None:
     """dst = c * src. Raises ValueError if the lengths in bytes differ."""
 
-def muladd4(dst: Buffer, sources: Sequence[Buffer], c: Buffer, times: int = 1) -> None:
-    """dst ^= the sum of c[k] * sources[k], k < 4. Raises ValueError if a length or the number is wrong."""
+def muladd_sum(dst: Buffer, sources: Sequence[Buffer], c: Buffer, times: int = 1) -> None:
+    """dst ^= the sum of c[k] * sources[k], each from the first byte of dst on; eight share a pass over dst.
+
+    Raises ValueError if a source is longer than dst or 65535 bytes, or there is not one constant for each.
+    """

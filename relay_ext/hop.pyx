@@ -41,7 +41,7 @@ cdef enum:
 cdef int64_t MS = 1000000
 cdef int64_t REPORT_INTERVAL = 10 * MS        # while media arrives
 cdef int64_t SENDER_INTERVAL = 20 * MS        # while media is only sent: tells of a lost tail
-cdef int64_t IDLE_INTERVAL = 1000 * MS
+cdef int64_t IDLE_INTERVAL = 250 * MS         # so that silence means something on an idle hop
 cdef int64_t SPACING = 2 * REPORT_INTERVAL    # between two chances to repair, beyond the round trip
 cdef double ALLOWANCE_MAX = 262144.0          # bytes of repair that may be saved up for a burst
 cdef double REACTIVE_RESERVE = 32768.0        # of which proactive repair leaves so many: what is asked for comes first
@@ -601,22 +601,22 @@ cdef void hop_timer(hop *h, int64_t now) noexcept nogil:
     cdef int64_t keep = h.params.receive_budget + SENDER_INTERVAL
     cdef bint receiving = h.media_at > h.report_at or (
         h.decoder.started and rlc_decoder_deficit(h.decoder) > 0)
-    # For a budget after the last packet: any of these reports tells of a lost tail.
+    # For a budget after the last packet: any of these reports tells of a lost tail, or of our new address.
     cdef bint sending = h.source_at and now - h.source_at < h.params.send_budget
-    cdef int64_t interval
+    cdef bint pausing = h.media_at and now - h.media_at < keep
+    cdef int64_t interval = IDLE_INTERVAL
     expire(h, now)
     if receiving:
         interval = REPORT_INTERVAL
-    elif sending:
+    elif sending or pausing:
         interval = SENDER_INTERVAL
-    else:
-        interval = IDLE_INTERVAL
     if now - h.report_at >= interval:
         if h.paths[h.active].keys != NULL and h.paths[h.active].has_address:
             send_report(h, &h.paths[h.active], now)
         h.report_at = now
-    if receiving or (h.media_at and now - h.media_at < keep):
-        interval = REPORT_INTERVAL
+    if receiving or pausing:
+        timer_schedule(h.wheel, &h.timer, now + REPORT_INTERVAL)
     elif sending:
-        interval = SENDER_INTERVAL
-    timer_schedule(h.wheel, &h.timer, now + interval)
+        timer_schedule(h.wheel, &h.timer, now + SENDER_INTERVAL)
+    elif h.paths[h.active].keys != NULL or h.encoder.first != h.encoder.next:  # else keys or media will wake it
+        timer_schedule(h.wheel, &h.timer, h.report_at + IDLE_INTERVAL)

@@ -103,6 +103,7 @@ ctypedef struct path:
     uint64_t rx_bytes
     uint64_t reports_invalid
 
+# `p` is fresh from calloc: writing zeros again would make its 130 KB of history resident before it is used.
 cdef void path_init(path *p, uint8_t id) noexcept nogil
 cdef void path_fresh(path *p) noexcept nogil          # the peer began anew: its counters and reports do, too
 cdef uint64_t path_next(path *p, int64_t now, size_t size, bint reactive) noexcept nogil  # counter for a datagram

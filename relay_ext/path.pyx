@@ -2,7 +2,6 @@
 # Histories are powers of two and addressed through a mask; arrivals are counted against PATH_ARRIVALS.
 """One path to a peer: its address and keys, what was sent and received on it, and what reports say of it."""
 from libc.stdint cimport int32_t
-from libc.string cimport memset
 
 from relay_ext.base cimport addr_equal
 from relay_ext.inner cimport be16, put16, put32, serial_diff
@@ -21,7 +20,6 @@ cdef double ENOUGH_PACKETS = 50              # and that many datagrams in it: ke
 
 
 cdef void path_init(path *p, uint8_t id) noexcept nogil:
-    memset(p, 0, sizeof(path))
     p.id = id
     p.datagram_max = DATAGRAM_MIN
     p.loss.assumed = LOSS_UNKNOWN

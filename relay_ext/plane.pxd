@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from relay_ext.base cimport addr, command, spsc_queue, tx_queue
 from relay_ext.hop cimport hop
+from relay_ext.mailbox cimport mailroom
 from relay_ext.path cimport session_keys
 from relay_ext.playout cimport track
 from relay_ext.rtp cimport rtcp_sr, rtp_unwrap
@@ -54,7 +55,8 @@ cdef enum:                    # commands
 ctypedef struct feed:
     # a track that is sent to a peer
     feed *next
-    hop *to
+    hop *to                   # NULL: `far` is a peer of another shard
+    uint32_t far              # its id
     uint16_t stream           # aliases on this hop
     uint8_t track
     uint8_t epoch
@@ -92,6 +94,7 @@ ctypedef struct plane_track:
     ingest source
     feed *feeds
     uint8_t priority
+    bint far                  # it stands for the track of that id on another shard: a hop routes to it, no more
 
 ctypedef struct outgoing:
     # a datagram or control frame that Python wants sent
@@ -141,6 +144,7 @@ ctypedef struct plane:
     slab_pool *pool
     timer_wheel wheel
     tx_queue tx
+    mailroom mail
     plane_queues queues
     bint events_pending       # an event was queued since the engine last told Python
     gate *gate

@@ -18,9 +18,10 @@ from relay_ext.hop cimport (
     hop_send_control, hop_timer)
 from relay_ext.inner cimport (
     INNER_FIRST, INNER_LAST, INNER_RTCP, INNER_SIZE, INNER_START, INNER_TIME_NS, be32, inner, put16, serial_diff)
+from relay_ext.mailbox cimport mail_post, mail_take, mail_target, target
 from relay_ext.path cimport path, path_elsewhere
 from relay_ext.playout cimport (
-    track_destroy, track_insert, track_release, track_restart, track_sender_report)
+    track_destroy, track_insert, track_observe, track_release, track_restart, track_sender_report)
 from relay_ext.route cimport route_add, route_remove
 from relay_ext.rtp cimport (
     RTCP_SR_MAX, RTP_OK, RTP_UNWRAP_HELD, rtcp_build_sr, rtcp_is, rtcp_parse, rtcp_sr, rtp_header, rtp_parse, rtp_unwrap_apply)
@@ -211,7 +212,10 @@ cdef inline void forward(plane *p, int64_t now, plane_track *k, inner *header, c
             f.started = True
             k.source.report_due = True
             header.flags |= INNER_START
-        hop_send(f.to, now, header, body, 0)
+        if f.to != NULL:
+            hop_send(f.to, now, header, body, 0)
+        else:
+            mail_post(&p.mail, now, f.far, header, data)
         f = f.next
     if not flags & INNER_RTCP:
         header.flags = flags | INNER_FIRST | INNER_LAST
@@ -368,16 +372,32 @@ cdef inline void take_delivered(plane *p, int64_t now, hop *h) noexcept nogil:
     for i in range(h.delivered_count):
         d = &h.delivered[i]
         t = &(<plane_track *>d.track).t
-        if d.header.flags & INNER_RTCP:
+        t.rtt = h.paths[h.active].rtt
+        if (<plane_track *>d.track).far:
+            post_delivered(p, now, h, d)
+        elif d.header.flags & INNER_RTCP:
             track_sender_report(t, d.symbol.data + INNER_SIZE, d.header.length)
         elif track_insert(t, now, &d.header, d.symbol, INNER_SIZE):
-            h.delays[max(min(t.added_delay // 1000000, HOP_DELAYS - 1), 0)] += 1
+            note_delay(h, t)
             track_release(t, now)
         slab_unref(p.pool, d.symbol)
     h.delivered_count = 0
 
 
+cdef inline void note_delay(hop *h, const track *t) noexcept nogil:
+    h.delays[max(min(t.added_delay // 1000000, HOP_DELAYS - 1), 0)] += 1
+
+
+cdef void post_delivered(plane *p, int64_t now, hop *h, const hop_delivered *d) noexcept nogil:
+    cdef track *t = &(<plane_track *>d.track).t
+    if not d.header.flags & INNER_RTCP:
+        track_observe(t, now, d.header.time)
+        note_delay(h, t)
+    mail_post(&p.mail, now, t.id, &d.header, d.symbol.data + INNER_SIZE)
+
+
 cdef int64_t plane_poll(plane *p, int64_t now) noexcept nogil:
+    cdef bint more = mail_take(&p.mail, p.pool, &p.tx, now)
     cdef timer_node *node = timer_expire(&p.wheel, now)
     while node != NULL:
         if node.kind == TIMER_TRACK:
@@ -385,7 +405,7 @@ cdef int64_t plane_poll(plane *p, int64_t now) noexcept nogil:
         else:
             hop_timer(<hop *>node.owner, now)
         node = timer_expire(&p.wheel, now)
-    return timer_next(&p.wheel, now)
+    return now if more else timer_next(&p.wheel, now)
 
 
 # ---- the table of receiver indices -----------------------------------------------------------
@@ -436,8 +456,11 @@ cdef inline void apply_track(plane *p, command *c) noexcept nogil:
     elif c.op == OP_TRACK_ADD:
         k.t.timer.kind = TIMER_TRACK
         k.t.timer.owner = &k.t
+        mail_target(&p.mail, k.t.id)[0] = target(k.t.id, NULL, &k.t)
     elif c.op == OP_TRACK_REMOVE:
-        track_destroy(&k.t)
+        if not k.far:
+            mail_target(&p.mail, k.t.id).id = 0
+            track_destroy(&k.t)
         free(k)
     elif c.op == OP_TRACK_RESTART:
         track_restart(&k.t)
@@ -461,8 +484,10 @@ cdef inline void apply_hop(plane *p, int64_t now, command *c) noexcept nogil:
     if c.op == OP_HOP_ADD:
         h.timer.kind = TIMER_HOP
         h.timer.owner = h
+        mail_target(&p.mail, h.id)[0] = target(h.id, h, NULL)
         hop_timer(h, now)
     elif c.op == OP_HOP_REMOVE:
+        mail_target(&p.mail, h.id).id = 0
         hop_destroy(h)
         free(h)
     elif c.op == OP_HOP_PARAMS:

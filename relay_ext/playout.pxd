@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from relay_ext.base cimport tx_queue
+from relay_ext.delay cimport delay_floor, delay_histogram, delay_line
 from relay_ext.egress cimport egress, origin_clock
 from relay_ext.inner cimport inner
 from relay_ext.ring cimport ring
@@ -23,7 +24,8 @@ ctypedef struct track:
     uint32_t id
     uint32_t clock_rate       # Hz
     uint32_t ssrc             # of the source, as last received
-    int64_t hold              # ns; how long a missing packet is waited for, beyond the least transit time
+    int64_t hold              # ns; longest that a missing packet is waited for, beyond the least transit time
+    int64_t rtt               # ns, of the hop that the track comes by; 0: not known
     ring ring
     timer_node timer
     timer_wheel *wheel
@@ -31,15 +33,19 @@ ctypedef struct track:
     slab_pool *pool
     egress *egresses
     origin_clock clock
+    int64_t released          # ns, origin time of the packet last released
     int64_t last_origin       # ns, to unwrap the inner header's 32 bits
-    int64_t transit_least[2]  # ns, least transit time of this window and the one before
-    int64_t transit_since     # ns, when this window began; 0: nothing received yet
-    int64_t added_delay       # ns, of the packet last inserted: transit less the least
+    delay_floor floor         # what deadlines count from
+    delay_line line           # what added_delay counts from
+    delay_histogram delays    # beyond the floor, of packets that came within `hold`
+    int64_t added_delay       # ns, of the packet last inserted
     track_stats stats
 
 cdef bint track_init(track *t, slab_pool *pool, timer_wheel *wheel, tx_queue *tx) noexcept nogil
 cdef void track_destroy(track *t) noexcept nogil
 cdef void track_restart(track *t) noexcept nogil     # the origin began anew: other sequence, other clock
+cdef int64_t track_observe(track *t, int64_t now, uint32_t time) noexcept nogil  # the origin time, ns; sets added_delay
 cdef bint track_insert(track *t, int64_t now, const inner *h, slab *body, uint16_t off) noexcept nogil  # False: seen before
+cdef int64_t track_target(const track *t) noexcept nogil  # ns beyond the floor that a missing packet is waited for
 cdef void track_release(track *t, int64_t now) noexcept nogil  # everything whose time has come
 cdef void track_sender_report(track *t, const uint8_t *data, uint16_t n) noexcept nogil

@@ -1,12 +1,18 @@
 # cython: boundscheck=False, wraparound=False
-# The only array indexed here is transit_least, by constants.
+# No array is indexed here.
 """Playout: packets leave in origin order, at once where nothing is missing, else when the deadline of the
 first packet behind the hole has come. That deadline is the packet's origin time, plus the least transit time
-of the last 10 to 20 s (so clocks need not agree), plus the track's hold.
+of the last 1 to 2 s (so clocks need not agree, may drift, and a path may change), plus the target.
+
+The target follows measured delays: what all but one packet in a thousand have kept, plus one more round of repair.
+The first is as far as a short memory can tell; the second is for what is too rare to be measured, a repair that
+was itself lost or the first loss of a clean link. It never exceeds the track's hold.
 """
 from libc.stdint cimport int32_t
 from libc.string cimport memset
 
+from relay_ext.delay cimport (
+    delay_floor_add, delay_floor_get, delay_histogram_add, delay_line_add, delay_quantile, delay_samples)
 from relay_ext.egress cimport egress_send
 from relay_ext.inner cimport INNER_TIME_NS, serial_diff
 from relay_ext.ring cimport (
@@ -15,8 +21,9 @@ from relay_ext.ring cimport (
 from relay_ext.rtp cimport RTP_OK, rtcp_parse, rtcp_sr, rtp_header, rtp_parse
 from relay_ext.timer cimport timer_cancel, timer_schedule
 
-cdef int64_t TRANSIT_WINDOW = 10000000000  # ns; a slower path shows as such after at most two of these
 cdef int64_t REORDER_WAIT = 20000000       # ns; what the origin reports as missing is waited for this long
+cdef int64_t ROUND_WAIT = 30000000         # ns; a round of repair is the RTT and so much: reports every 10 ms, of which some are lost
+cdef double ENOUGH = 250.0                 # samples; fewer are no estimate of one in a thousand
 
 
 cdef bint track_init(track *t, slab_pool *pool, timer_wheel *wheel, tx_queue *tx) noexcept nogil:
@@ -35,47 +42,42 @@ cdef void track_restart(track *t) noexcept nogil:
     cdef egress *e = t.egresses
     timer_cancel(t.wheel, &t.timer)
     ring_reset(&t.ring)
-    t.transit_since = 0
+    memset(&t.floor, 0, sizeof(t.floor))
+    memset(&t.line, 0, sizeof(t.line))
+    memset(&t.delays, 0, sizeof(t.delays))
     t.clock.known = False
     while e != NULL:
         e.rebase = True
         e = e.next
 
 
-cdef inline int64_t transit_floor(track *t) noexcept nogil:
-    return min(t.transit_least[0], t.transit_least[1])
-
-
 cdef inline int64_t unwrap_origin(track *t, uint32_t time) noexcept nogil:
     cdef uint32_t last = <uint32_t>(t.last_origin // INNER_TIME_NS)
-    if t.transit_since == 0:
+    if t.floor.since == 0:
         t.last_origin = <int64_t>time * INNER_TIME_NS
     else:
         t.last_origin += <int64_t>(<int32_t>(time - last)) * INNER_TIME_NS
     return t.last_origin
 
 
-cdef inline void observe_transit(track *t, int64_t now, int64_t transit) noexcept nogil:
-    if t.transit_since == 0:
-        t.transit_least[0] = t.transit_least[1] = transit
-        t.transit_since = now
-    elif now - t.transit_since > TRANSIT_WINDOW:
-        t.transit_least[1] = t.transit_least[0]
-        t.transit_least[0] = transit
-        t.transit_since = now
-    elif transit < t.transit_least[0]:
-        t.transit_least[0] = transit
-    t.added_delay = transit - transit_floor(t)
+cdef int64_t track_observe(track *t, int64_t now, uint32_t time) noexcept nogil:
+    cdef int64_t origin = unwrap_origin(t, time)
+    delay_floor_add(&t.floor, now, now - origin)
+    t.added_delay = delay_line_add(&t.line, now, now - origin)
+    return origin
 
 
 cdef bint track_insert(track *t, int64_t now, const inner *h, slab *body, uint16_t off) noexcept nogil:
-    cdef int64_t origin = unwrap_origin(t, h.time)
+    cdef int64_t origin = track_observe(t, now, h.time)
+    cdef int64_t delay
     cdef int status
-    observe_transit(t, now, now - origin)
     status = ring_insert(&t.ring, h, body, off, origin, now)
     if status == RING_DUPLICATE:
         t.stats.duplicate += 1
         return False
+    delay = now - origin - delay_floor_get(&t.floor)
+    if delay <= t.hold:  # no wait would have saved what came later; what came too late counts
+        delay_histogram_add(&t.delays, now, delay)
     if status == RING_LATE:
         t.stats.late += 1
         return False
@@ -90,9 +92,17 @@ cdef bint track_insert(track *t, int64_t now, const inner *h, slab *body, uint16
     return True
 
 
+cdef int64_t track_target(const track *t) noexcept nogil:
+    if t.rtt == 0 or delay_samples(&t.delays) < ENOUGH:
+        return t.hold
+    return min(delay_quantile(&t.delays) + t.rtt + ROUND_WAIT, t.hold)
+
+
 cdef inline int64_t deadline_of(track *t, const slot *s) noexcept nogil:
-    """When `s` goes out although packets before it are missing."""
-    cdef int64_t deadline = s.origin + transit_floor(t) + t.hold
+    """When `s` goes out although packets before it are missing. A long hole is waited for longer, by its own length:
+    the repair packets for an outage take as long to send."""
+    cdef int64_t hole = max(s.origin - t.released, 0) if t.ring.started else 0
+    cdef int64_t deadline = s.origin + delay_floor_get(&t.floor) + min(track_target(t) + hole, t.hold)
     if t.ring.started and serial_diff(s.seq, t.ring.next) <= s.gap:
         deadline = min(deadline, s.arrival + REORDER_WAIT)
     return deadline
@@ -111,6 +121,7 @@ cdef void track_release(track *t, int64_t now) noexcept nogil:
                 t.stats.lost += <uint32_t>serial_diff(s.seq, t.ring.next)
             ring_skip(&t.ring, s.seq)
         send(t, now, s)
+        t.released = s.origin
         ring_release(&t.ring, s)
         s = ring_next_held(&t.ring)
     timer_cancel(t.wheel, &t.timer)

@@ -55,7 +55,7 @@ cdef rlc_decoder *rlc_decoder_new(slab_pool *pool, uint32_t span, uint32_t max_r
             or d.coefs == NULL):
         rlc_decoder_free(d)
         return NULL
-    for i in range(max_rows + 1):
+    for i in range(<uint32_t>(max_rows + 1)):
         d.row_table[i].coefs = d.coefs + <size_t>i * span
         d.order[i] = &d.row_table[i]
     return d
@@ -133,7 +133,7 @@ cdef void scale_coefficients(const rlc_decoder *d, rlc_row *row, uint8_t c) noex
     """row *= c, in the coefficients. With 0 it restores what holds for free rows: no coefficient anywhere."""
     cdef uint32_t start = row.pivot & d.mask
     cdef uint32_t n = row.last - row.pivot + 1
-    cdef uint32_t straight = min(n, d.mask + 1 - start)
+    cdef uint32_t straight = min(n, <uint32_t>(d.mask + 1 - start))
     gf256_mul(row.coefs + start, row.coefs + start, straight, c)
     gf256_mul(row.coefs, row.coefs, n - straight, c)
 
@@ -143,7 +143,7 @@ cdef void add_coefficients(const rlc_decoder *d, rlc_row *row, const rlc_row *ot
     """row += c * other, in the coefficients."""
     cdef uint32_t start = other.pivot & d.mask
     cdef uint32_t n = other.last - other.pivot + 1
-    cdef uint32_t straight = min(n, d.mask + 1 - start)
+    cdef uint32_t straight = min(n, <uint32_t>(d.mask + 1 - start))
     gf256_muladd(row.coefs + start, other.coefs + start, straight, c)
     gf256_muladd(row.coefs, other.coefs, n - straight, c)
     if before(row.last, other.last):
@@ -356,7 +356,7 @@ cdef int rlc_decoder_repair(rlc_decoder *d, uint32_t first_esi, uint16_t count, 
     cdef slab *s
     cdef rlc_row *row
     cdef int refusal
-    if count == 0 or count > min(<uint32_t>RLC_MAX_WINDOW, d.mask + 1):
+    if count == 0 or count > min(<uint32_t>RLC_MAX_WINDOW, <uint32_t>(d.mask + 1)):
         return RLC_REFUSED
     if len < RLC_HEAD or len > RLC_MAX_SYMBOL:
         return RLC_REFUSED

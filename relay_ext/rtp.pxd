@@ -59,6 +59,22 @@ cdef int rtcp_parse(const uint8_t *p, size_t n, rtcp_sr *sr, bint *has_sr, bint 
 cdef size_t rtcp_build_sr(uint8_t *out, const rtcp_sr *sr, const uint8_t *cname,
                           size_t cname_len) noexcept nogil
 
+# Feedback to a sender, to go behind a report in a compound packet or alone (RFC 5506). Bytes written.
+cdef enum:
+    RTCP_PLI_SIZE = 12
+    RTCP_FIR_SIZE = 20
+    RTCP_REMB_SSRCS = 255 # at most
+    RTCP_REMB_MAX = 1040  # bytes: REMB for as many
+
+# Picture loss indication, RFC 4585 section 6.3.1.
+cdef size_t rtcp_build_pli(uint8_t *out, uint32_t sender, uint32_t media) noexcept nogil
+# Full intra request, RFC 5104 section 4.3.1; `command` goes up by one for each that is not a repetition.
+cdef size_t rtcp_build_fir(uint8_t *out, uint32_t sender, uint32_t media, uint8_t command) noexcept nogil
+# Receiver estimated maximum bitrate, draft-alvestrand-rmcat-remb-03: bits a second, rounded down, that all of
+# `media` together may have.
+cdef size_t rtcp_build_remb(uint8_t *out, uint32_t sender, uint64_t bitrate, const uint32_t *media,
+                            uint8_t count) noexcept nogil
+
 # ---- rewriting for one egress ----------------------------------------------------------------
 
 cdef enum:

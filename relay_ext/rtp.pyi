@@ -1,5 +1,6 @@
 """RTP and RTCP (RFC 3550) as the packet plane sees them. For tests; the plane uses the .pxd."""
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple, Self
 
 class Header(NamedTuple):
@@ -52,6 +53,18 @@ def parse_rtcp(packet: bytes | memoryview) -> Rtcp:
 
 def build_sr(report: SenderReport, cname: bytes) -> bytes:
     """A sender report and an SDES with the CNAME. Raises ValueError for a CNAME over 255 bytes."""
+
+def build_pli(sender: int, media: int) -> bytes:
+    """A picture loss indication from one SSRC on another, RFC 4585 section 6.3.1."""
+
+def build_fir(sender: int, media: int, command: int) -> bytes:
+    """A full intra request, RFC 5104 section 4.3.1; `command` is its number, 8 bits."""
+
+def build_remb(sender: int, bitrate: int, media: Sequence[int]) -> bytes:
+    """The bits a second that all SSRCs of `media` together may have, draft-alvestrand-rmcat-remb-03.
+
+    Raises ValueError for more than 255 SSRCs.
+    """
 
 class Rewrite:
     """The fixed header of what one egress sends; `payload_type` KEEP leaves the source's."""

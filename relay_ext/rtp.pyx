@@ -172,6 +172,47 @@ cdef size_t rtcp_build_sr(uint8_t *out, const rtcp_sr *sr, const uint8_t *cname,
     return RTCP_SR_SIZE + size
 
 
+cdef enum:  # formats of payload-specific feedback
+    PSFB_PLI = 1
+    PSFB_FIR = 4
+    PSFB_AFB = 15  # application layer feedback, REMB's
+
+cdef enum:
+    REMB_MANTISSA = 0x3FFFF  # 18 bits
+
+
+cdef size_t psfb_header(uint8_t *out, int layout, size_t size, uint32_t sender, uint32_t media) noexcept nogil:
+    """RFC 4585 section 6.1."""
+    out[0] = <uint8_t>(0x80 | layout)
+    out[1] = RTCP_PSFB
+    put16(out + 2, <uint16_t>(size // 4 - 1))
+    put32(out + 4, sender)
+    put32(out + 8, media)
+    return size
+
+
+cdef size_t rtcp_build_pli(uint8_t *out, uint32_t sender, uint32_t media) noexcept nogil:
+    return psfb_header(out, PSFB_PLI, RTCP_PLI_SIZE, sender, media)
+
+
+cdef size_t rtcp_build_fir(uint8_t *out, uint32_t sender, uint32_t media, uint8_t command) noexcept nogil:
+    put32(out + 12, media)
+    put32(out + 16, <uint32_t>command << 24)
+    return psfb_header(out, PSFB_FIR, RTCP_FIR_SIZE, sender, 0)
+
+
+cdef size_t rtcp_build_remb(uint8_t *out, uint32_t sender, uint64_t bitrate, const uint32_t *media,
+                            uint8_t count) noexcept nogil:
+    cdef uint32_t exponent = 0, i
+    while bitrate >> exponent > REMB_MANTISSA:
+        exponent += 1
+    memcpy(out + 12, b"REMB", 4)
+    put32(out + 16, <uint32_t>count << 24 | exponent << 18 | <uint32_t>(bitrate >> exponent))
+    for i in range(count):
+        put32(out + 20 + 4 * i, media[i])
+    return psfb_header(out, PSFB_AFB, 20 + 4 * <size_t>count, sender, 0)
+
+
 # ---- rewriting for one egress ----------------------------------------------------------------
 
 cdef enum:
@@ -377,6 +418,27 @@ def build_sr(report, bytes cname not None):
     if n == 0:
         raise ValueError(f"a CNAME has at most 255 bytes, not {len(cname)}")
     return (<const char *>out)[:n]
+
+
+def build_pli(uint32_t sender, uint32_t media):
+    cdef uint8_t out[RTCP_PLI_SIZE]
+    return (<const char *>out)[:rtcp_build_pli(out, sender, media)]
+
+
+def build_fir(uint32_t sender, uint32_t media, uint8_t command):
+    cdef uint8_t out[RTCP_FIR_SIZE]
+    return (<const char *>out)[:rtcp_build_fir(out, sender, media, command)]
+
+
+def build_remb(uint32_t sender, uint64_t bitrate, media):
+    cdef uint8_t out[RTCP_REMB_MAX]
+    cdef uint32_t ssrcs[RTCP_REMB_SSRCS]
+    cdef uint32_t i
+    if len(media) > RTCP_REMB_SSRCS:
+        raise ValueError(f"REMB has room for {RTCP_REMB_SSRCS} SSRCs, not {len(media)}")
+    for i in range(<uint32_t>len(media)):
+        ssrcs[i] = media[i]
+    return (<const char *>out)[:rtcp_build_remb(out, sender, bitrate, ssrcs, <uint8_t>len(media))]
 
 
 cdef class Rewrite:

@@ -145,12 +145,12 @@ def as_text(report: Report) -> str:
         ),
         "",
         *_table(
-            ["GF(2^8), GB/s", "one source", "four"],
+            ["GF(2^8), GB/s", "one source", "eight"],
             [
                 [
                     f"{k.name}{' (in use)' if k.selected else ''}",
                     f"{k.one_source:.1f}",
-                    f"{k.four_sources:.1f}",
+                    f"{k.eight_sources:.1f}",
                 ]
                 for k in report.kernels
             ],

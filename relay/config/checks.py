@@ -103,6 +103,16 @@ def whole(low: int, high: int, unit: str = "", besides: range = range(0)) -> Sca
     return Scalar(f"a whole number from {low} to {high}{but}{unit and ' ' + unit}", convert, from_text=int)
 
 
+def power_of_two(high: int) -> Scalar:
+    def convert(value: Any) -> int:
+        number = whole(1, high).convert(value)
+        if number & (number - 1):
+            raise ValueError
+        return int(number)
+
+    return Scalar(f"a power of two from 1 to {high}", convert, from_text=int)
+
+
 def real(low: float, high: float) -> Scalar:
     def convert(value: Any) -> float:
         if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:

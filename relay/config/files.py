@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-
 from relay.config import Config, HopConfig, parse, track_missing
 from relay.core.keys import parse_key
+from relay.core.noise import diffie_hellman, public_key
 from relay.errors import ConfigError, Problem
 
 MAX_FILE_BYTES = 1 << 20  # a configuration of 256 streams has a tenth of that
@@ -51,7 +50,7 @@ def check_files(config: Config, parse_sdp: Callable[[str], Sdp]) -> tuple[Proble
 
 def _check_key(hop: HopConfig) -> Iterator[Problem]:
     try:
-        private = X25519PrivateKey.from_private_bytes(read_private_key(hop.key_file))
+        private = read_private_key(hop.key_file)
         mode = stat.S_IMODE(hop.key_file.stat().st_mode)
     except ConfigError as error:
         yield from (Problem("hop.key_file", f"{p.path}: {p.found}", p.expected) for p in error.problems)
@@ -59,13 +58,13 @@ def _check_key(hop: HopConfig) -> Iterator[Problem]:
     if mode & LAX_MODE:
         expected = f"a file that others cannot read: chmod 600 {hop.key_file}"
         yield Problem("hop.key_file", f"{hop.key_file} with mode {mode:04o}", expected)
-    own = private.public_key().public_bytes_raw()
+    own = public_key(private)
     for i, peer in enumerate(hop.peers):
         path = f"hop.peers[{i}].public_key"
         if peer.public_key == own:
             yield Problem(path, "the key of this node", "the peer's own")
         try:
-            private.exchange(X25519PublicKey.from_public_bytes(peer.public_key))
+            diffie_hellman(private, peer.public_key)
         except ValueError:  # a point of low order, RFC 7748 section 6.1
             yield Problem(path, "a key that gives no secret", "what `relay pubkey` prints on the peer")
 

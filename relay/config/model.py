@@ -24,6 +24,7 @@ from relay.config.checks import (
     Array,
     Table,
     one_of,
+    power_of_two,
     real,
     unique,
     whole,
@@ -47,12 +48,13 @@ class NodeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """`[engine]`: the packet plane's thread. `coalesce_us` is the delay that saving wake-ups may add.
+    """`[engine]`: the packet plane's threads. `coalesce_us` is the delay that saving wake-ups may add.
 
     100 us is meant to keep the median delay below 150 us; more saves more, as docs/performance.md shows.
     """
 
     coalesce_us: Annotated[int, whole(0, 1000, "(us)")] = 100
+    threads: Annotated[int, power_of_two(16)] = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,8 +160,8 @@ class Config:
     """A whole configuration. `hop` is None for a plain forwarder, which needs no key."""
 
     node: Annotated[NodeConfig, Table(NodeConfig)]
-    engine: Annotated[EngineConfig, Table(EngineConfig)] = EngineConfig()
     hop: Annotated[HopConfig | None, Table(HopConfig)] = None
+    engine: Annotated[EngineConfig, Table(EngineConfig)] = EngineConfig()
     ops: Annotated[OpsConfig, Table(OpsConfig)] = OpsConfig()
     web: Annotated[WebConfig | None, Table(WebConfig)] = None
     log: Annotated[LogConfig, Table(LogConfig)] = LogConfig()

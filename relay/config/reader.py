@@ -6,7 +6,6 @@ is empty.
 """
 
 import dataclasses
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -121,5 +120,7 @@ def _from_text(check: Scalar, text: str) -> Any:
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:
+    import difflib  # noqa: PLC0415 - of no use to a node whose configuration is right
+
     near = difflib.get_close_matches(key, known, n=1)
     return near[0] if near else f"one of {', '.join(sorted(known))}"

@@ -22,16 +22,16 @@ class Acceptor:
         self._peers: dict[bytes, Session] = {}
         self._indices: dict[int, Session] = {}
 
-    def add(self, peer: Peer) -> Session:
-        """A session for this peer; its `start` is next. Raises ValueError when the key is our own or
-        another peer's."""
+    def add(self, peer: Peer, shard: int = 0, shards: int = 1) -> Session:
+        """A session for this peer; its `start` is next. The low bits of its indices are `shard`, one of
+        `shards` (a power of two). Raises ValueError when the key is our own or another peer's."""
         if peer.public_key in self._peers or peer.public_key == self._identity.public:
             raise ValueError(f"the public key of {peer.name} is already in use")
 
         def allocate() -> int:
             index = 0
             while index == 0 or index in self._indices:
-                index = int.from_bytes(self._random_bytes(4), "big")
+                index = int.from_bytes(self._random_bytes(4), "big") // shards * shards + shard
             self._indices[index] = session
             return index
 

@@ -17,13 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-
 from relay.core.noise import Initiator, NoiseError, Responder, hkdf, public_key
 from relay.wire import hop
 from relay.wire.hop import Hello
 from relay.wire.messages import WireError
+from relay_ext.crypto import chacha20_poly1305_open
 
 
 class HandshakeError(ValueError):
@@ -103,8 +101,8 @@ def open_cookie(reply: hop.CookieReply, responder_public: bytes, mac1: bytes) ->
     """The 16-byte cookie in a reply to our datagram with this mac1. Raises HandshakeError."""
     key = hashlib.blake2s(reply.salt, key=_labelled(hop.COOKIE_LABEL, responder_public)).digest()
     try:
-        return ChaCha20Poly1305(key).decrypt(bytes(12), reply.sealed, mac1)
-    except InvalidTag as error:
+        return chacha20_poly1305_open(key, bytes(12), mac1, reply.sealed)
+    except ValueError as error:
         raise HandshakeError("cookie") from error
 
 

@@ -13,9 +13,12 @@ must never be used twice.
 import hashlib
 import hmac
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from relay_ext.crypto import (
+    chacha20_poly1305_open,
+    chacha20_poly1305_seal,
+    x25519,
+    x25519_public_key,
+)
 
 PROTOCOL_NAME = b"Noise_IK_25519_ChaChaPoly_BLAKE2s"
 
@@ -35,15 +38,13 @@ class NoiseError(ValueError):
 
 def public_key(private: bytes) -> bytes:
     """The X25519 public key (32 bytes) of a private key (32 bytes)."""
-    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+    return x25519_public_key(private)
 
 
 def diffie_hellman(private: bytes, public: bytes) -> bytes:
     """X25519 (RFC 7748). Raises NoiseError when the result is all zeros (RFC 7748 section 6.1)."""
     try:
-        return X25519PrivateKey.from_private_bytes(private).exchange(
-            X25519PublicKey.from_public_bytes(public)
-        )
+        return x25519(private, public)
     except ValueError as error:
         raise NoiseError("public key of low order") from error
 
@@ -65,18 +66,17 @@ class CipherState:
 
     def __init__(self, key: bytes) -> None:
         self.key = key
-        self._aead = ChaCha20Poly1305(key)
         self._counter = 0
 
     def seal(self, associated: bytes, plaintext: bytes) -> bytes:
         """Ciphertext and tag; the counter moves on."""
-        return self._aead.encrypt(self._nonce(), plaintext, associated)
+        return chacha20_poly1305_seal(self.key, self._nonce(), associated, plaintext)
 
     def open(self, associated: bytes, ciphertext: bytes) -> bytes:
         """Plaintext. Raises NoiseError when the tag does not fit or is not there."""
         try:
-            return self._aead.decrypt(self._nonce(), ciphertext, associated)
-        except InvalidTag as error:
+            return chacha20_poly1305_open(self.key, self._nonce(), associated, ciphertext)
+        except ValueError as error:
             raise NoiseError("a handshake message does not authenticate") from error
 
     def _nonce(self) -> bytes:

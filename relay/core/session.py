@@ -95,7 +95,6 @@ class Session:
         self._rtt_ns: int | None = None
         self._now_ns = 0
         self._heard_ns = 0
-        self._keepalive_ns = 0
         self._confirm_ns = 0
         self._confirm_interval_ns = 0
         self._mtu_told = hop.MTU_BASE
@@ -141,7 +140,7 @@ class Session:
         self._dial(now_ns)
         current = self._ring.current
         if current:
-            self._keep_alive(now_ns, current)
+            self._ask_to_confirm(now_ns, current)
             for address, challenge in self._challenges.poll(now_ns, self._rtt()):
                 self._control(challenge, address)
             if now_ns < self._heard_ns + hop.SUSPECT:  # nothing is wasted on a link that is away
@@ -328,7 +327,6 @@ class Session:
         self._ring.use(keys)
         self.handshakes += 1
         self._heard_ns = now_ns
-        self._keepalive_ns = now_ns + hop.KEEPALIVE
         self._set_state("connected", why, fresh)
 
     def _move(self, now_ns: int, address: Address) -> None:
@@ -374,18 +372,13 @@ class Session:
         times = (current.rekey_ns, self._heard_ns + (hop.SUSPECT_SENDING if self.sending else hop.SUSPECT))
         return min(times if current.confirmed else (*times, unconfirmed_ns))
 
-    def _keep_alive(self, now_ns: int, current: Keys) -> None:
+    def _ask_to_confirm(self, now_ns: int, current: Keys) -> None:
         if not current.confirmed and now_ns >= self._confirm_ns:
             grown_ns = int(self._confirm_interval_ns * hop.RESEND_BACKOFF)
             first_ns = max(hop.CONFIRM_RETRY_MIN, self._rtt() // 2)
             self._confirm_interval_ns = max(first_ns, min(grown_ns, hop.CONFIRM_RETRY_MAX))
             self._confirm_ns = now_ns + self._confirm_interval_ns
             self._control(Keepalive(answer=True))
-        elif now_ns >= self._keepalive_ns:
-            self._control(Keepalive(answer=False))
-        else:
-            return
-        self._keepalive_ns = now_ns + hop.KEEPALIVE
 
     def _talk(self, now_ns: int) -> None:
         for frame in self._channel.poll(now_ns, self._rtt()):
@@ -398,7 +391,7 @@ class Session:
         times = [self._ring.deadline(), self._dialer.deadline()]
         current = self._ring.current
         if current:
-            times += [self._keepalive_ns, self._challenges.deadline()]
+            times.append(self._challenges.deadline())
             if not current.confirmed:
                 times.append(self._confirm_ns)
             if not self._dialer.active:

@@ -118,7 +118,8 @@ def run(cell: Cell, *, seconds: float, packets_per_second: int, packet_bytes: in
     payloads = {data[RTP_HEADER:] for _, data in player.packets}
     intact = sum(packet(i)[RTP_HEADER:] in payloads for i in range(count))
     assert region.machine.hops is not None
-    delays = region.plane.hop_delays(next(iter(region.machine.hops.hops)))
+    [hop] = region.machine.hops.hops
+    delays = region.shards.of(hop).hop_delays(hop)
     out = edge.machine.hop_statuses()[0]
     sent_bytes = sum(path["sent_bytes"] for path in out["paths"])
     return Outcome(

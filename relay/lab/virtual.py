@@ -8,9 +8,13 @@ from relay.config import Address, Config
 from relay.core.noise import public_key
 from relay.lab.network import Network, Received, Sent
 from relay.services.machine import HOP_PORT, Machine
+from relay.services.shards import Shards
 from relay.wire.hop import CIPHER_CHACHA20_POLY1305
 from relay_ext import control
-from relay_ext.control import Plane
+from relay_ext.shards import SHARDS_MAX, join
+
+FIRST_SEALED = 4
+"""The datagram type from which on the receiver index names the shard; handshakes go to the first."""
 
 
 def no_file(path: Path) -> str:
@@ -18,7 +22,11 @@ def no_file(path: Path) -> str:
 
 
 class VirtualNode:
-    """A node at `host` on a Network. What is random comes from the seed, so that a run can be repeated."""
+    """A node at `host` on a Network. What is random comes from the seed, so that a run can be repeated.
+
+    To the network a port's number is that of its plane times SHARDS_MAX plus the shard's; the hop port, which
+    the planes share, is number HOP_PORT.
+    """
 
     def __init__(
         self,
@@ -36,12 +44,14 @@ class VirtualNode:
         self.host = host
         self._out: list[Sent] = []
         self._next_port = HOP_PORT + 1
+        """Of any shard: nothing is gained from numbers that are closer together."""
         self._random = random.Random(seed)
         public = public_key(static) if static else bytes(32)
-        self.plane = Plane(public, slabs=slabs, now_ns=now_ns)
+        self.shards = Shards(public, config.engine.threads, slabs=slabs, now_ns=now_ns)
+        join(self.shards.planes)
         self.machine = Machine(
             config,
-            self.plane,
+            self.shards,
             self,
             static=static,
             random_bytes=self.random_bytes,
@@ -50,7 +60,8 @@ class VirtualNode:
             ciphers=ciphers,
         )
         if config.hop is not None:
-            self.plane.set_port(HOP_PORT, control.PORT_HOP)
+            for plane in self.shards.planes:
+                plane.set_port(HOP_PORT, control.PORT_HOP)
             network.attach(self, HOP_PORT, (host, config.hop.listen.port))
         self.machine.start(now_ns)
         network.wake(self)
@@ -60,40 +71,62 @@ class VirtualNode:
 
     # ---- Ports -------------------------------------------------------------------------------
 
-    def open(self, address: Address) -> int:
+    def open(self, address: Address, shard: int) -> int:
         port = self._next_port
         self._next_port += 1
-        self.network.attach(self, port, (self.host, address.port or 40000 + port))
+        self.network.attach(self, port * SHARDS_MAX + shard, (self.host, address.port or 40000 + port))
         return port
 
-    def close(self, port: int) -> None:
+    def close(self, port: int, shard: int) -> None:
         """The network keeps the address; the plane counts what still arrives there."""
 
     # ---- Node --------------------------------------------------------------------------------
 
     def receive(self, now_ns: int, datagrams: list[Received]) -> None:
-        self._out += self.plane.receive(now_ns, datagrams)
+        received: list[list[Received]] = [[] for _ in self.shards.planes]
+        for port, source, data in datagrams:
+            received[self._shard(port, data)].append((port // SHARDS_MAX, source, data))
+        for plane, batch in zip(self.shards.planes, received, strict=True):
+            self._queue(plane.shard, plane.receive(now_ns, batch))
         self._handle(now_ns)
 
     def poll(self, now_ns: int) -> tuple[list[Sent], int | None]:
-        self._out += self.plane.poll(now_ns)[0]  # commands take effect at the time that the plane last saw
+        self._poll_planes(now_ns)  # commands take effect at the time that the plane last saw
         self._handle(now_ns)
-        deadline = self._decide(now_ns)
-        sent, plane_deadline = self.plane.poll(now_ns)
-        out, self._out = self._out + sent, []
-        return out, deadline if plane_deadline is None else min(deadline, plane_deadline)
+        deadlines = [self._decide(now_ns), *self._poll_planes(now_ns)]
+        out, self._out = self._out, []
+        return out, min(deadlines)
+
+    def _poll_planes(self, now_ns: int) -> list[int]:
+        """Until none has anything more to do now, nor to take from another; their deadlines."""
+        while True:
+            deadlines = []
+            for plane in self.shards.planes:
+                sent, deadline = plane.poll(now_ns)
+                self._queue(plane.shard, sent)
+                deadlines += [] if deadline is None else [deadline]
+            if not any(plane.mail_waits for plane in self.shards.planes):
+                return deadlines
+
+    def _shard(self, port: int, data: bytes) -> int:
+        if port == HOP_PORT and len(data) > 7 and data[0] >= FIRST_SEALED:
+            return data[7] % len(self.shards)
+        return port % SHARDS_MAX
+
+    def _queue(self, shard: int, sent: list[Sent]) -> None:
+        self._out += [(port and port * SHARDS_MAX + shard, to, data) for port, to, data in sent]
 
     def _decide(self, now_ns: int) -> int:
         return self.machine.poll(now_ns)
 
     def _handle(self, now_ns: int) -> None:
-        for e in self.plane.drain_events():
+        for e in self.shards.drain_events():
             self.machine.handle(now_ns, e)
 
     def stop(self) -> None:
         """The process ends without a word."""
         self.network.detach(self)
-        self.plane.close()
+        self.shards.close()
 
 
 class Sink:

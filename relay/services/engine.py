@@ -1,19 +1,22 @@
-"""The packet plane in an asyncio program: its sockets, and its events on the event loop.
+"""The packet planes in an asyncio program: their sockets, and their events on the event loop.
 
-The engine's thread needs nothing of the event loop: when that stands still, packets go on, and events wait in
-the plane's bounded queues.
+An engine's thread needs nothing of the event loop: when that stands still, packets go on, and events wait in
+the planes' bounded queues.
 """
 
 import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
 
 from relay.errors import RelayError
+from relay.services.shards import total
 from relay_ext.control import Event, Plane
 from relay_ext.engine import Engine
+from relay_ext.shards import join, steer
 
 Address = tuple[str, int]  # host (an IP address, or a name of this machine) and UDP port
 
@@ -25,16 +28,17 @@ class PortError(RelayError, OSError):
 
 
 class EngineService:
-    """Runs an Engine and calls `on_event` on the event loop for each event of its plane, in order.
+    """Runs an Engine a plane and calls `on_event` on the event loop for each event of a plane, in order.
 
-    `on_failure` is called once, with a sentence, when the engine's thread has ended by itself. An exception
-    in `on_event` goes to the loop's exception handler and does not keep the next event from being handled.
+    It joins the planes. `on_failure` is called, with a sentence, when the thread of an engine has ended by
+    itself. An exception in `on_event` goes to the loop's exception handler and does not keep the next event
+    from being handled.
     `gro`, `gso` and `coalesce_us` are Engine's.
     """
 
     def __init__(
         self,
-        plane: Plane,
+        planes: Sequence[Plane],
         on_event: Callable[[Event], None],
         on_failure: Callable[[str], None],
         *,
@@ -42,52 +46,80 @@ class EngineService:
         gro: bool = True,
         gso: bool = True,
     ) -> None:
-        self.engine = Engine(plane, gro=gro, gso=gso, coalesce_us=coalesce_us)
-        self._plane = plane
+        self.engines = tuple(Engine(plane, gro=gro, gso=gso, coalesce_us=coalesce_us) for plane in planes)
+        join(planes)  # each has an engine that the others can wake
+        self._planes = tuple(planes)
         self._on_event = on_event
         self._on_failure = on_failure
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
-        """Starts the thread; the events go to the running event loop. Raises RuntimeError without one."""
+        """Starts the threads; the events go to the running event loop. Raises RuntimeError without one."""
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self.engine.event_fd, self._drain)
-        self.engine.start()
+        for engine, plane in zip(self.engines, self._planes, strict=True):
+            self._loop.add_reader(engine.event_fd, partial(self._drain, engine, plane))
+            engine.start()
 
     def stop(self) -> None:
-        """Ends the thread, closes the ports and handles the events that were left. May be called again."""
-        self._unwatch()
-        self.engine.stop()
-        self._handle_events()
+        """Ends the threads, closes the ports and handles the events that were left. May be called again."""
+        for engine, plane in zip(self.engines, self._planes, strict=True):
+            self._unwatch(engine)
+            engine.stop()
+            self._handle_events(plane)
 
-    def open_port(self, number: int, address: Address, *, probe_mtu: bool = False) -> Address:
-        """Gives the plane, as its port `number`, a socket bound to `address`; returns what it is bound to.
+    def open_port(self, number: int, address: Address, *, shard: int = 0) -> Address:
+        """Gives a shard's plane, as its port `number`, a socket bound to `address`; what it is bound to.
 
         Raises PortError (see `open_udp`), and ValueError when the number is taken.
         """
         with open_udp(address) as sock:
-            self.engine.add_port(number, sock, probe_mtu=probe_mtu)
+            self.engines[shard].add_port(number, sock)
             bound: Address = sock.getsockname()[:2]
             return bound
 
-    def close_port(self, number: int) -> None:
+    def open_hop_port(self, number: int, address: Address) -> Address:
+        """Gives every plane, as its port `number`, a socket bound to the same address, which is returned.
+
+        Each gets the datagrams whose receiver index names it, the first one all handshakes. Raises as
+        `open_port`.
+        """
+        with ExitStack() as stack:
+            shared = len(self.engines) > 1
+            if shared:
+                open_udp(address).close()  # a program that shares the port as well would not be noticed later
+            first = stack.enter_context(open_udp(address, reuse=shared))
+            bound: Address = first.getsockname()[:2]
+            sockets = [first]
+            if shared:
+                _steer(first, len(self.engines))  # before there are others that the kernel could choose
+            while len(sockets) < len(self.engines):
+                sockets.append(stack.enter_context(open_udp((address[0], bound[1]), reuse=True)))
+            for engine, sock in zip(self.engines, sockets, strict=True):
+                engine.add_port(number, sock, probe_mtu=True)
+            return bound
+
+    def close_port(self, number: int, *, shard: int = 0) -> None:
         """Raises ValueError when there is no such port."""
-        self.engine.remove_port(number)
+        self.engines[shard].remove_port(number)
 
-    def _drain(self) -> None:
+    def counters(self) -> dict[str, int]:
+        """Counters of all engines, added up."""
+        return total(engine.counters() for engine in self.engines)
+
+    def _drain(self, engine: Engine, plane: Plane) -> None:
         with suppress(BlockingIOError):
-            os.eventfd_read(self.engine.event_fd)
-        self._handle_events()
-        if not self.engine.alive:
-            self._unwatch()
-            self._on_failure(f"the packet plane has stopped: {self.engine.error}. Restart the node.")
+            os.eventfd_read(engine.event_fd)
+        self._handle_events(plane)
+        if not engine.alive:
+            self._unwatch(engine)
+            self._on_failure(f"the packet plane has stopped: {engine.error}. Restart the node.")
 
-    def _unwatch(self) -> None:
-        if self._loop is not None and self.engine.event_fd >= 0:
-            self._loop.remove_reader(self.engine.event_fd)
+    def _unwatch(self, engine: Engine) -> None:
+        if self._loop is not None and engine.event_fd >= 0:
+            self._loop.remove_reader(engine.event_fd)
 
-    def _handle_events(self) -> None:
-        for event in self._plane.drain_events():
+    def _handle_events(self, plane: Plane) -> None:
+        for event in plane.drain_events():
             try:
                 self._on_event(event)
             except Exception as error:
@@ -125,6 +157,15 @@ def _bind(host: str, port: int, reuse: bool) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _steer(sock: socket.socket, shards: int) -> None:
+    try:
+        steer(sock.fileno(), shards)
+    except OSError as error:
+        raise PortError(
+            f"this kernel cannot share a UDP port among threads ({error.strerror}); set [engine] threads = 1"
+        ) from error
 
 
 def _sentence(host: str, port: int, error: OSError) -> str:

@@ -29,9 +29,10 @@ from relay.core.handshake import Identity
 from relay.core.routing import Candidate
 from relay.core.session import Peer, Session
 from relay.log import event
+from relay.services.shards import Shards
 from relay.wire.messages import Message
 from relay_ext import control
-from relay_ext.control import Link, Plane
+from relay_ext.control import Link
 
 logger = logging.getLogger("relay.hop")
 
@@ -77,7 +78,7 @@ class Hops:
 
     def __init__(
         self,
-        plane: Plane,
+        shards: Shards,
         identity: Identity,
         *,
         port: int,
@@ -89,7 +90,7 @@ class Hops:
     ) -> None:
         self.acceptor = Acceptor(identity, random_bytes)
         self.hops: dict[int, Hop] = {}
-        self._plane = plane
+        self._shards = shards
         self._port = port
         self._max_overhead = max_overhead
         self._budget_ms = budget_ms
@@ -109,9 +110,11 @@ class Hops:
         Raises ValueError when the key is taken.
         """
         peer = Peer(name, public_key, tuple(addresses))
-        session = self.acceptor.add(peer)
-        hop_id = self._plane.add_hop(self._port, int.from_bytes(self._random_bytes(4), "big"))
-        hop = Hop(hop_id, name, region, bool(peer.addresses), session, self._plane.hop_link(hop_id))
+        shard = self._shards.least_used(self.hops)
+        plane = self._shards.planes[shard]
+        session = self.acceptor.add(peer, shard, len(self._shards))
+        hop_id = plane.add_hop(self._port, int.from_bytes(self._random_bytes(4), "big"))
+        hop = Hop(hop_id, name, region, bool(peer.addresses), session, plane.hop_link(hop_id))
         self.hops[hop_id] = hop
         self._by_session[id(session)] = hop
         self._apply_params(hop)
@@ -122,7 +125,7 @@ class Hops:
         self._run(now_ns, hop, self.acceptor.remove(hop.session.peer.public_key))
         del self._by_session[id(hop.session)]
         del self.hops[hop.id]
-        self._plane.remove_hop(hop.id)
+        self._shards.remove_hop(hop.id)
 
     def named(self, name: str) -> Hop | None:
         return next((hop for hop in self.hops.values() if hop.name == name), None)
@@ -184,26 +187,30 @@ class Hops:
     def poll(self, now_ns: int) -> int:
         """Do what is due; returns the next deadline in ns."""
         if self._secret_ns is None or now_ns - self._secret_ns >= COOKIE_SECRET_NS:
-            self._plane.set_cookie_secret(self._random_bytes(32))
+            self._shards.set_cookie_secret(self._random_bytes(32))
             self._secret_ns = now_ns
         deadline = self._secret_ns + COOKIE_SECRET_NS
         for hop in list(self.hops.values()):
+            if hop.session.state != "connecting" and now_ns >= self._look_ns(hop):
+                self._look(now_ns, hop)  # what was heard during a stall of ours is no silence
             due = hop.session.deadline()
             if due is not None and due <= now_ns:
                 self._run(now_ns, hop, hop.session.poll(now_ns))
-            if now_ns >= hop.looked_ns + self._tick(hop):
-                self._look(now_ns, hop)
-            due = hop.session.deadline()
-            deadline = min(deadline, hop.looked_ns + self._tick(hop), deadline if due is None else due)
+                due = hop.session.deadline()
+            deadline = deadline if due is None else min(deadline, due)
+            if hop.session.state != "connecting":
+                deadline = min(deadline, self._look_ns(hop))
         return deadline
 
-    def _tick(self, hop: Hop) -> int:
+    def _look_ns(self, hop: Hop) -> int:
+        """When to look next: on a grid, so that the hops share their wake-ups."""
         recent = max(hop.link.source_at_ns, hop.link.media_at_ns)
-        return ACTIVE_TICK_NS if recent and hop.looked_ns - recent < ACTIVE_FOR_NS else IDLE_TICK_NS
+        tick = ACTIVE_TICK_NS if recent and hop.looked_ns - recent < ACTIVE_FOR_NS else IDLE_TICK_NS
+        return hop.looked_ns // tick * tick + tick
 
     def _look(self, now_ns: int, hop: Hop) -> None:
         """Read what the packet machine measured, and decide on it."""
-        link = self._plane.hop_link(hop.id)
+        link = self._shards.of(hop.id).hop_link(hop.id)
         elapsed = (now_ns - hop.looked_ns) * 1e-9
         if hop.looked_ns and elapsed > 0:
             rate = (link.source_sent - hop.source_sent) / elapsed
@@ -228,7 +235,7 @@ class Hops:
         ):
             return
         hop.params = (ratio, send_ms, receive_ms)
-        self._plane.set_params(
+        self._shards.of(hop.id).set_params(
             hop.id,
             proactive=ratio,
             max_overhead=self._max_overhead,
@@ -255,13 +262,14 @@ class Hops:
             self._execute(now_ns, hop, action)
 
     def _execute(self, now_ns: int, hop: Hop, action: Action) -> None:
+        plane = self._shards.of(hop.id)
         match action:
             case SendHandshake(address, datagram):
-                self._plane.send_datagram(self._port, address, datagram)
+                plane.send_datagram(self._port, address, datagram)
             case SendControl(path, address, frame, pad_to):
-                self._plane.send_control(hop.id, path, address, frame, pad_to or 0)
+                plane.send_control(hop.id, path, address, frame, pad_to or 0)
             case InstallKeys():
-                self._plane.add_keys(
+                plane.add_keys(
                     hop.id,
                     action.path,
                     action.local_index,
@@ -273,9 +281,9 @@ class Hops:
                     action.peer_instance,
                 )
             case UseKeys(_, local_index):
-                self._plane.use_keys(local_index)
+                plane.use_keys(local_index)
             case DropKeys(local_index):
-                self._plane.drop_keys(local_index)
+                plane.drop_keys(local_index)
             case SetAddress(path, address):
                 event(
                     logger,
@@ -285,12 +293,12 @@ class Hops:
                     path=path,
                     address="{} port {}".format(*address),
                 )
-                self._plane.set_path(hop.id, path, address=address)
+                plane.set_path(hop.id, path, address=address)
             case SetMtu(path, datagram_bytes):
                 event(
                     logger, logging.INFO, "path_mtu", peer=hop.name, path=path, datagram_bytes=datagram_bytes
                 )
-                self._plane.set_path(hop.id, path, datagram_max=datagram_bytes)
+                plane.set_path(hop.id, path, datagram_max=datagram_bytes)
             case Deliver(message):
                 self._on_message(now_ns, hop, message)
             case StateChanged(state, why, fresh):

@@ -1,6 +1,6 @@
-"""A whole node without sockets: hops and streams on one packet plane.
+"""A whole node without sockets: hops and streams on its packet planes.
 
-`node` runs it under asyncio with an engine; the lab runs it in virtual time. Driving it: `handle` every event
+`node` runs it under asyncio with engines; the lab runs it in virtual time. Driving it: `handle` every event
 of the packet plane, then `poll`, which says when to poll next.
 """
 
@@ -16,14 +16,14 @@ from relay.errors import RelayError
 from relay.media.rtp import TrackSource, sources_of
 from relay.services import status
 from relay.services.hops import Hop, Hops
+from relay.services.shards import Shards
 from relay.services.streams import Ports, Streams
 from relay.wire.hop import CIPHER_CHACHA20_POLY1305
 from relay.wire.messages import Message
 from relay_ext import control
-from relay_ext.control import Plane
 
 HOP_PORT = 0
-"""The number by which the plane knows the socket of `[hop] listen`."""
+"""The number by which each plane knows the socket of `[hop] listen`."""
 FORWARDER_BUDGET_MS = 200
 Resolve = Callable[[str, int], tuple[actions.Address, ...]]
 """The addresses of a host and port; empty when it cannot be resolved now."""
@@ -38,7 +38,7 @@ class Machine:
     def __init__(
         self,
         config: Config,
-        plane: Plane,
+        shards: Shards,
         ports: Ports,
         *,
         static: bytes | None,
@@ -47,7 +47,7 @@ class Machine:
         read: Callable[[Path], str],
         ciphers: tuple[int, ...] = (CIPHER_CHACHA20_POLY1305,),
     ) -> None:
-        self.plane = plane
+        self.shards = shards
         self._resolve = resolve
         self._read = read
         self._config = config
@@ -57,13 +57,13 @@ class Machine:
         self.unresolved: list[PeerConfig] = []
         """Peers whose names had no address when they were added: they can call us, but not be called."""
         budget_ms = config.hop.budget_ms if config.hop else FORWARDER_BUDGET_MS
-        self.streams = Streams(plane, ports, budget_ms=budget_ms, random_bytes=random_bytes)
+        self.streams = Streams(shards, ports, budget_ms=budget_ms, random_bytes=random_bytes)
         self.hops: Hops | None = None
         if config.hop is not None and static is not None:
             instance = int.from_bytes(random_bytes(8), "big")
             identity = Identity(static, instance, config.node.name, ciphers=ciphers)
             self.hops = Hops(
-                plane,
+                shards,
                 identity,
                 port=HOP_PORT,
                 max_overhead=config.hop.max_overhead,
@@ -180,10 +180,10 @@ class Machine:
         return status.not_ready(self.hops, self.streams)
 
     def stream_statuses(self) -> list[dict[str, Any]]:
-        return [status.stream_status(self.plane, stream) for stream in self.streams.streams.values()]
+        return [status.stream_status(self.shards, stream) for stream in self.streams.streams.values()]
 
     def hop_statuses(self) -> list[dict[str, Any]]:
-        return [status.hop_status(self.plane, hop) for hop in self.hops.hops.values()] if self.hops else []
+        return [status.hop_status(self.shards, hop) for hop in self.hops.hops.values()] if self.hops else []
 
     def refused_handshakes(self) -> dict[str, int]:
         """Handshake datagrams that reached no session, by reason."""

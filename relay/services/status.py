@@ -1,8 +1,10 @@
 """What a node says of itself: dictionaries ready for JSON, for the API, the metrics and `relay status`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from relay.services.hops import MS, Hop, Hops
+from relay.services.shards import Shards
 from relay.services.streams import Stream, Streams, Track
 from relay.wire.hop import CIPHER_NAMES
 from relay_ext.control import Plane
@@ -40,12 +42,12 @@ HOP_DROPS = [
 INGEST_DROPS = ["not_rtp", "not_rtcp", "other_source", "payload_type", "too_long", "held"]
 
 
-def percentile(histogram: list[int], share: float) -> float | None:
+def percentile(histogram: Sequence[float], share: float) -> float | None:
     """Upper edge (ms) of the slot where that share of a histogram of 1 ms slots is reached; None: empty."""
     total = sum(histogram)
     if not total:
         return None
-    seen = 0
+    seen = 0.0
     for slot, count in enumerate(histogram):
         seen += count
         if seen >= share * total:
@@ -53,7 +55,8 @@ def percentile(histogram: list[int], share: float) -> float | None:
     raise AssertionError("the shares of a histogram add up to one")
 
 
-def hop_status(plane: Plane, hop: Hop) -> Status:
+def hop_status(shards: Shards, hop: Hop) -> Status:
+    plane = shards.of(hop.id)
     stats = plane.hop_stats(hop.id)
     delays = plane.hop_delays(hop.id)
     link = hop.link
@@ -100,7 +103,7 @@ def _path_status(path: Status) -> Status:
     }
 
 
-def stream_status(plane: Plane, stream: Stream) -> Status:
+def stream_status(shards: Shards, stream: Stream) -> Status:
     source = "ingest" if stream.enters_here else f"hop:{stream.source.name}" if stream.source else None
     return {
         "name": stream.name,
@@ -109,7 +112,7 @@ def stream_status(plane: Plane, stream: Stream) -> Status:
         "latency_ms": stream.latency_ms,
         "budget_ms": stream.budget_ms or None,
         "route": _route_status(stream) if stream.enters_here else None,
-        "tracks": [_track_status(plane, track) for track in stream.tracks],
+        "tracks": [_track_status(shards.of(track.id), track) for track in stream.tracks],
     }
 
 
@@ -155,10 +158,21 @@ def _track_status(plane: Plane, track: Track) -> Status:
             "malformed": stats["malformed"],
             "no_memory": stats["no_memory"],
         },
+        "playout": _playout_status(stats, plane.track_delays(track.id)),
         "egress": [
             {"address": str(to.address), **_egress_status(plane, egress)}
             for to, egress in track.egresses.items()
         ],
+    }
+
+
+def _playout_status(stats: Status, delays: list[float]) -> Status:
+    return {
+        "target_ms": round(stats["target_ns"] / MS, 3),
+        "delay_p50_ms": percentile(delays, 0.5),
+        "delay_p99_ms": percentile(delays, 0.99),
+        "held_packets": stats["held"],
+        "drift_ppm": None if stats["drift"] is None else round(stats["drift"] * 1e6, 1),
     }
 
 

@@ -15,14 +15,17 @@ from relay.core.routing import Candidate, Choice, choose
 from relay.log import event
 from relay.media.rtp import TrackFormat, TrackSource, format_of
 from relay.services.hops import Hop, Hops
+from relay.services.shards import Shards
 from relay.wire.messages import Message, Publish, PublishOk, PublishRefused, Unpublish
 from relay_ext import control
-from relay_ext.control import Plane
+from relay_ext.shards import shard_of
 
 logger = logging.getLogger("relay.stream")
 
 MS = 1_000_000
 TICK_NS = 1000 * MS
+REST_NS = 3_600_000 * MS
+"""Until the next look when there is nothing to look at: what changes that comes with a poll of its own."""
 REORDER_HOLD_US = 20_000
 """Playout of a stream that enters here waits this long for a packet out of order: nothing will repair it."""
 REFUSED_FOR_NS = 5000 * MS
@@ -38,13 +41,16 @@ NOT_CHOSEN = Choice(None, "not yet chosen")
 
 
 class Ports(Protocol):
-    """Where the packet plane's sockets come from."""
+    """Where the packet planes' sockets come from."""
 
-    def open(self, address: Address) -> int:
-        """A UDP socket bound to that address, and the number that the plane knows it by. Raises OSError."""
+    def open(self, address: Address, shard: int) -> int:
+        """A UDP socket bound to that address, and the number by which the shard's plane knows it.
+
+        Raises OSError.
+        """
         ...
 
-    def close(self, port: int) -> None: ...
+    def close(self, port: int, shard: int) -> None: ...
 
 
 @dataclass(slots=True)
@@ -92,16 +98,16 @@ class Streams:
     """`attach` gives it the hops before anything else happens; None for a plain forwarder."""
 
     def __init__(
-        self, plane: Plane, ports: Ports, *, budget_ms: int, random_bytes: Callable[[int], bytes]
+        self, shards: Shards, ports: Ports, *, budget_ms: int, random_bytes: Callable[[int], bytes]
     ) -> None:
         self.streams: dict[str, Stream] = {}
         self.draining = False
-        self._plane = plane
+        self._shards = shards
         self._ports = ports
         self._budget_ms = budget_ms
         self._random_bytes = random_bytes
         self._hops: Hops | None = None
-        self._egress_ports: dict[str, int] = {}
+        self._egress_ports: dict[tuple[int, str], int] = {}
         self._destinations: dict[str, tuple[RtpDestination, ...]] = {}
         self._last_alias = 0
         self._tick_ns: int | None = None
@@ -125,9 +131,10 @@ class Streams:
         self._last_alias = self._last_alias % 0xFFFF + 1
         stream.alias, stream.epoch = self._last_alias, self._random_bytes(1)[0]
         stream.latency_ms = latency_ms
+        shard = self._shards.least_used(s.tracks[0].id for s in self.streams.values() if s.tracks)
         try:
             for alias, source in enumerate(sources):
-                self._open_track(stream, alias, source)
+                self._open_track(stream, alias, source, shard)
         except OSError:
             self._clear_tracks(stream)
             self._forget_if_idle(stream)
@@ -166,17 +173,17 @@ class Streams:
 
     # ---- tracks ------------------------------------------------------------------------------
 
-    def _open_track(self, stream: Stream, alias: int, source: TrackSource) -> None:
-        track = self._new_track(stream, alias, source.format, REORDER_HOLD_US)
+    def _open_track(self, stream: Stream, alias: int, source: TrackSource, shard: int) -> None:
+        track = self._new_track(stream, alias, source.format, REORDER_HOLD_US, shard)
         listeners = {source.listen.port: control.PORT_RTP}
         listeners.setdefault(source.rtcp_port, control.PORT_RTCP)
         for number, kind in listeners.items():
-            port = self._ports.open(Address(source.listen.host, number))
+            port = self._ports.open(Address(source.listen.host, number), shard)
             track.ports += (port,)
-            self._plane.set_port(port, kind, track.id)
+            self._shards.planes[shard].set_port(port, kind, track.id)
 
-    def _new_track(self, stream: Stream, alias: int, of: TrackFormat, hold_us: int) -> Track:
-        track_id = self._plane.add_track(
+    def _new_track(self, stream: Stream, alias: int, of: TrackFormat, hold_us: int, shard: int) -> Track:
+        track_id = self._shards.planes[shard].add_track(
             clock_rate=of.clock_rate,
             hold_us=hold_us,
             first_seq=int.from_bytes(self._random_bytes(4), "big"),
@@ -189,9 +196,9 @@ class Streams:
 
     def _close_track(self, track: Track) -> None:
         for port in track.ports:
-            self._plane.close_port(port)
-            self._ports.close(port)
-        self._plane.remove_track(track.id)
+            self._shards.of(track.id).close_port(port)
+            self._ports.close(port, shard_of(track.id))
+        self._shards.remove_track(track.id)
 
     def _clear_tracks(self, stream: Stream) -> None:
         for track in stream.tracks:
@@ -205,15 +212,15 @@ class Streams:
             of_kind = [t for t in stream.tracks if t.format.kind == track.format.kind]
             mine = [d for d in wanted if d.kind == track.format.kind and d.index == of_kind.index(track)]
             for gone in track.egresses.keys() - set(mine):
-                self._plane.remove_egress(track.egresses.pop(gone))
+                self._shards.of(track.id).remove_egress(track.egresses.pop(gone))
             for destination in mine:
                 if destination not in track.egresses:
                     track.egresses[destination] = self._add_egress(stream, track, destination.address)
 
     def _add_egress(self, stream: Stream, track: Track, to: Address) -> int:
-        return self._plane.add_egress(
+        return self._shards.of(track.id).add_egress(
             track.id,
-            self._egress_port(to),
+            self._egress_port(to, shard_of(track.id)),
             (to.host, to.port),
             (to.host, to.port + 1),
             ssrc=int.from_bytes(self._random_bytes(4), "big"),
@@ -222,30 +229,33 @@ class Streams:
             cname=stream.name.encode()[:64],
         )
 
-    def _egress_port(self, to: Address) -> int:
+    def _egress_port(self, to: Address, shard: int) -> int:
         host = "::" if ":" in to.host else "0.0.0.0"
-        if host not in self._egress_ports:
-            port = self._ports.open(Address(host, 0))
-            self._plane.set_port(port, control.PORT_EGRESS)
-            self._egress_ports[host] = port
-        return self._egress_ports[host]
+        if (shard, host) not in self._egress_ports:
+            port = self._ports.open(Address(host, 0), shard)
+            self._shards.planes[shard].set_port(port, control.PORT_EGRESS)
+            self._egress_ports[shard, host] = port
+        return self._egress_ports[shard, host]
 
     # ---- streams that enter here are sent to a peer -------------------------------------------
 
     def poll(self, now_ns: int) -> int:
-        """Look at routes and rates once a second; returns the next deadline in ns."""
-        if self._tick_ns is None or now_ns >= self._tick_ns + TICK_NS:
+        """Look at routes and rates once a second while there are streams; returns the next deadline in ns."""
+        if not self.streams:
+            self._tick_ns = None
+            return now_ns + REST_NS
+        if self._tick_ns is None or now_ns >= self._tick_ns // TICK_NS * TICK_NS + TICK_NS:
             elapsed = TICK_NS if self._tick_ns is None else now_ns - self._tick_ns
             self._tick_ns = now_ns
             for stream in self.streams.values():
                 self._measure(stream, elapsed * 1e-9)
                 if stream.enters_here:
                     self._route(now_ns, stream)
-        return self._tick_ns + TICK_NS
+        return self._tick_ns // TICK_NS * TICK_NS + TICK_NS  # when the hops are looked at, too
 
     def _measure(self, stream: Stream, elapsed: float) -> None:
         for track in stream.tracks:
-            total = self._plane.track_stats(track.id)["received_bytes"]
+            total = self._shards.of(track.id).track_stats(track.id)["received_bytes"]
             track.bitrate_bps = (total - track.bytes_seen) * 8 / elapsed
             track.bytes_seen = total
 
@@ -306,7 +316,7 @@ class Streams:
     def _remove_feeds(self, stream: Stream, hop: Hop) -> None:
         if stream.accepted:
             for track in stream.tracks:
-                self._plane.remove_feed(track.id, hop.id)
+                self._shards.of(track.id).remove_feed(track.id, hop.id)
         stream.accepted = False
 
     def _set_budgets(self, hop: Hop) -> None:
@@ -372,7 +382,7 @@ class Streams:
             return
         stream.accepted = True
         for track in stream.tracks:
-            self._plane.add_feed(track.id, hop.id, stream.alias, track.alias, stream.epoch)
+            self._shards.of(track.id).add_feed(track.id, hop.id, stream.alias, track.alias, stream.epoch)
         self._set_budgets(hop)
         event(logger, logging.INFO, "stream_accepted", stream=stream.name, peer=hop.name)
 
@@ -439,14 +449,14 @@ class Streams:
         if [track.format for track in stream.tracks] != formats:
             self._clear_tracks(stream)
             for track in offer.tracks:
-                self._new_track(stream, track.alias, format_of(track), hold_us)
+                self._new_track(stream, track.alias, format_of(track), hold_us, shard_of(hop.id))
         elif stream.source is None or stream.epoch != offer.epoch:
             for known in stream.tracks:
-                self._plane.restart_track(known.id)
+                self._shards.of(known.id).restart_track(known.id)
         for known, offered in zip(stream.tracks, offer.tracks, strict=True):
             known.alias = offered.alias
-            self._plane.set_hold(known.id, hold_us)
-            self._plane.add_route(hop.id, offer.alias, offered.alias, offer.epoch, known.id)
+            self._shards.of(known.id).set_hold(known.id, hold_us)
+            self._shards.of(hop.id).add_route(hop.id, offer.alias, offered.alias, offer.epoch, known.id)
 
     def _let_go(self, now_ns: int, stream: Stream, reason: str) -> None:
         """The peer that a stream came from has it no longer; its egresses wait for the next source."""
@@ -454,7 +464,7 @@ class Streams:
         assert hop is not None
         event(logger, logging.INFO, "stream_ended", stream=stream.name, peer=hop.name, reason=reason)
         for track in stream.tracks:
-            self._plane.remove_route(hop.id, track.id)
+            self._shards.of(hop.id).remove_route(hop.id, track.id)
         stream.source = None
         self._set_budgets(hop)
         self._forget_if_idle(stream)

@@ -1,20 +1,17 @@
 """Prometheus metrics, made from the status of the node at the moment of a scrape.
 
+The text exposition format 0.0.4, as https://prometheus.io/docs/instrumenting/exposition_formats describes it.
 Names are `relay_…_{total,seconds,bytes,ratio}`; a yes or no is a ratio of 1 or 0. Labels are stream, kind
 and index of a track, peer, and a few fixed words: none whose values grow with viewers. What is unknown is
 left out, never zero.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 Status = Mapping[str, Any]
 _Labels = tuple[tuple[str, str], ...]
 
@@ -45,6 +42,28 @@ TRACK = (
     _Spec("relay_track_lost_packets_total", "lost_packets", "RTP packets that never came."),
     _Spec("relay_track_late_packets_total", "late_packets", "RTP packets that came after their deadline."),
     _Spec("relay_track_duplicate_packets_total", "duplicate_packets", "RTP packets that came again."),
+    _Spec(
+        "relay_track_playout_target_seconds",
+        "playout.target_ms",
+        "Seconds beyond the least transit time that a missing packet is waited for.",
+        scale=MS,
+    ),
+    *(
+        _Spec(
+            "relay_track_delay_seconds",
+            f"playout.delay_{key}_ms",
+            "Seconds that packets took beyond the least transit time.",
+            scale=MS,
+            labels=(("quantile", quantile),),
+        )
+        for key, quantile in (("p50", "0.5"), ("p99", "0.99"))
+    ),
+    _Spec(
+        "relay_track_drift_ratio",
+        "playout.drift_ppm",
+        "How much faster our clock is than the origin's.",
+        scale=1e-6,
+    ),
     _Spec("relay_track_rate_bytes", "bitrate_bps", "Bytes a second of RTP that come in.", scale=BITS),
 )
 EGRESS = (
@@ -98,25 +117,30 @@ DROPS = "relay_hop_dropped_packets_total"
 DROPS_HELP = "Datagrams from the peer that were refused, by reason."
 
 
-class NodeCollector(Collector):
-    """Collects from `status`, a function that returns what `GET /v1/status` shows."""
+def render(status: Status) -> bytes:
+    """Prometheus' text format of what `GET /v1/status` shows; its type is `CONTENT_TYPE`."""
+    found: dict[str, tuple[_Spec, dict[_Labels, float]]] = {}
+    for spec, labels, owner in _walk(status):
+        value = _lookup(owner, spec.path)
+        if value is not None:
+            _, samples = found.setdefault(spec.name, (spec, {}))
+            key = (*labels.items(), *spec.labels)
+            samples[key] = samples.get(key, 0) + value * spec.scale  # a track's destinations add up
+    return "".join(line for family in found.values() for line in _family(*family)).encode()
 
-    def __init__(self, status: Callable[[], Status]) -> None:
-        self._status = status
 
-    def collect(self) -> Iterable[Metric]:
-        found: dict[str, tuple[_Spec, dict[_Labels, float]]] = {}
-        for spec, labels, owner in _walk(self._status()):
-            value = _lookup(owner, spec.path)
-            if value is not None:
-                _, samples = found.setdefault(spec.name, (spec, {}))
-                key = (*labels.items(), *spec.labels)
-                samples[key] = samples.get(key, 0) + value * spec.scale  # a track's destinations add up
-        for name, (spec, samples) in found.items():
-            family = (CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily)(name, spec.help)
-            for key, total in samples.items():
-                family.add_sample(name, dict(key), total)
-            yield family
+def _family(spec: _Spec, samples: Mapping[_Labels, float]) -> Iterator[str]:
+    """The lines of one metric."""
+    yield f"# HELP {spec.name} {_escaped(spec.help)}\n"
+    yield f"# TYPE {spec.name} {'counter' if spec.name.endswith('_total') else 'gauge'}\n"
+    for labels, value in samples.items():
+        pairs = ",".join(f'{name}="{_escaped(text, quote=True)}"' for name, text in labels)
+        yield f"{spec.name}{{{pairs}}} {float(value)!r}\n" if pairs else f"{spec.name} {float(value)!r}\n"
+
+
+def _escaped(text: str, *, quote: bool = False) -> str:
+    text = text.replace("\\", r"\\").replace("\n", r"\n")
+    return text.replace('"', r"\"") if quote else text
 
 
 def _walk(status: Status) -> Iterator[tuple[_Spec, dict[str, str], Status]]:
@@ -146,15 +170,3 @@ def _lookup(owner: Status, path: str) -> float | None:
     for key in [path] if path in owner else path.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     return value if isinstance(value, int | float) else None
-
-
-class Metrics:
-    """The metrics of one node, in a registry of its own."""
-
-    def __init__(self, status: Callable[[], Status]) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(NodeCollector(status))
-
-    def render(self) -> bytes:
-        """Prometheus' text format; its type is `CONTENT_TYPE`."""
-        return generate_latest(self._registry)

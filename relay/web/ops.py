@@ -9,15 +9,16 @@ import json
 import logging
 import os
 import re
+import socket
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from aiohttp import web
-
 from relay.config import Address, is_host
 from relay.log import event
-from relay.web.metrics import CONTENT_TYPE, Metrics
+from relay.web.metrics import CONTENT_TYPE, render
+from relay.web.server import web
 
 MAX_BODY_BYTES = 4096
 MAX_DRAIN_SECONDS = 86400
@@ -82,15 +83,29 @@ def application(view: NodeView) -> web.Application:
 async def start(view: NodeView, listen: Address) -> web.AppRunner:
     """Serves the API at `listen` until the runner's `cleanup()`. Raises OSError, with a sentence, for a port
     that it cannot have."""
+    try:
+        sockets = _listen(listen)
+    except OSError as error:
+        why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise OSError(f"cannot listen on {listen}, TCP: {why}; choose another address for [ops]") from error
     runner = web.AppRunner(application(view), access_log=None, shutdown_timeout=0.5)
     await runner.setup()
-    try:
-        await web.TCPSite(runner, listen.host, listen.port).start()
-    except OSError as error:
-        await runner.cleanup()
-        why = os.strerror(error.errno) if error.errno else str(error)
-        raise OSError(f"cannot listen on {listen}, TCP: {why}; choose another address for [ops]") from error
+    for sock in sockets:
+        await web.SockSite(runner, sock).start()
     return runner
+
+
+def _listen(address: Address) -> list[socket.socket]:
+    """A socket for each address of the host. Were the event loop to look the host up, it would start four
+    threads that stay for good."""
+    found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    with ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_server(name, family=family))
+            for family, _, _, _, name in dict.fromkeys(found)
+        ]
+        stack.pop_all()
+    return sockets
 
 
 class _Api:
@@ -98,7 +113,6 @@ class _Api:
 
     def __init__(self, view: NodeView) -> None:
         self._view = view
-        self._metrics = Metrics(view.status)
 
     async def healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok")
@@ -109,7 +123,7 @@ class _Api:
         return _json({"ready": not reasons, "reasons": reasons}, status)
 
     async def metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=render(self._view.status()), headers={"Content-Type": CONTENT_TYPE})
 
     async def status(self, _: web.Request) -> web.Response:
         return _json(self._view.status())

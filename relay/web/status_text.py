@@ -36,10 +36,11 @@ def _streams(streams: Sequence[Status]) -> list[str]:
                     f"{track['kind']} {track['codec']}",
                     UNKNOWN if rate is None else f"{rate / 1000:.0f}",
                     *(str(track[f"{what}_packets"]) for what in ("received", "delivered", "lost", "late")),
+                    _number(track["playout"]["target_ms"], 0),
                     sent,
                 ]
             )
-    head = ["STREAM", "FROM", "TRACK", "KBIT/S", "RECEIVED", "DELIVERED", "LOST", "LATE", "TO"]
+    head = ["STREAM", "FROM", "TRACK", "KBIT/S", "RECEIVED", "DELIVERED", "LOST", "LATE", "WAIT MS", "TO"]
     return _table(head, rows) if rows else ["no streams"]
 
 

@@ -72,13 +72,11 @@ SIMULTANEOUS = 5 * SECOND
 """Two handshakes in opposite directions that finish this close together are one simultaneous opening."""
 COOKIE_LIFE = 120 * SECOND
 
-KEEPALIVE = 250 * MS
-"""Between keep-alives: so that silence means something on an idle hop."""
 SUSPECT = 3 * SECOND
-"""Silence that starts a handshake: 12 keep-alives lost, 5e-7 at 30 % loss."""
+"""Silence that starts a handshake: 12 reports of an idle hop lost, 5e-7 at 30 % loss."""
 SUSPECT_SENDING = 500 * MS
 """The same while media is sent, which is reported on every 10 ms: a peer that was started anew is known again
-within a second. Longer than the event loop ever stands still; a handshake too many costs a kilobyte."""
+within a second. Longer than a stall of the event loop by 200 ms; a handshake too many costs a kilobyte."""
 SILENT = 15 * SECOND
 """Silence that changes the state of the session."""
 CONFIRM_RETRY_MIN = 20 * MS

@@ -90,7 +90,7 @@ uint8_t gf256_inverse(uint8_t a) {
             NARROWER##_run(dst, src, len, c, n, add);                                                        \
             return;                                                                                          \
         }                                                                                                    \
-        ISA##_factor f[4];                                                                                   \
+        ISA##_factor f[8];                                                                                   \
         for (int k = 0; k < n; k++)                                                                          \
             f[k] = ISA##_factor_of(c[k]);                                                                    \
         const ISA##_vec tail = ISA##_sum(dst, src, len - width, f, n, add);                                  \
@@ -107,20 +107,26 @@ uint8_t gf256_inverse(uint8_t a) {
     TARGET static void ISA##_mul(uint8_t *dst, const uint8_t *src, size_t len, uint8_t c) {                  \
         ISA##_run(dst, &src, len, &c, 1, false);                                                             \
     }                                                                                                        \
-    TARGET static void ISA##_muladd4(uint8_t *dst, const uint8_t *const src[4], size_t len,                  \
-                                     const uint8_t c[4]) {                                                   \
-        ISA##_run(dst, src, len, c, 4, true);                                                                \
+    TARGET static void ISA##_muladd8(uint8_t *dst, const uint8_t *const src[8], size_t len,                  \
+                                     const uint8_t c[8]) {                                                   \
+        ISA##_run(dst, src, len, c, 8, true);                                                                \
     }
 
 /* --- Scalar ------------------------------------------------------------------------------------------- */
 
+/* A block of sums at a time, since dst may be one of the sources: those are read before dst is written. */
 ALWAYS_INLINE void scalar_run(uint8_t *dst, const uint8_t *const *src, size_t len, const uint8_t *c, int n,
                               bool add) {
-    for (size_t at = 0; at < len; at++) {
-        uint8_t sum = add ? dst[at] : 0;
+    uint8_t sum[64];
+    for (size_t at = 0, block; at < len; at += block) {
+        block = len - at < sizeof sum ? len - at : sizeof sum;
+        for (size_t i = 0; i < block; i++)
+            sum[i] = add ? dst[at + i] : 0;
         for (int k = 0; k < n; k++)
-            sum ^= product(c[k], src[k][at]);
-        dst[at] = sum;
+            for (size_t i = 0; i < block; i++)
+                sum[i] ^= product(c[k], src[k][at + i]);
+        for (size_t i = 0; i < block; i++)
+            dst[at + i] = sum[i];
     }
 }
 
@@ -247,7 +253,7 @@ KERNEL(neon, NEON, scalar)
 static bool always(void) { return true; }
 
 #define ENTRY(ISA, RUNS)                                                                                     \
-    { {#ISA, ISA##_muladd, ISA##_mul, ISA##_muladd4}, RUNS }
+    { {#ISA, ISA##_muladd, ISA##_mul, ISA##_muladd8}, RUNS }
 
 static const struct {
     gf256_kernel kernel;

@@ -13,8 +13,8 @@ typedef struct gf256_kernel {
     const char *name;
     void (*muladd)(uint8_t *dst, const uint8_t *src, size_t len, uint8_t c);  /* dst ^= c * src */
     void (*mul)(uint8_t *dst, const uint8_t *src, size_t len, uint8_t c);     /* dst = c * src */
-    /* dst ^= c[0] * src[0] ^ ... ^ c[3] * src[3]: one pass over dst instead of four */
-    void (*muladd4)(uint8_t *dst, const uint8_t *const src[4], size_t len, const uint8_t c[4]);
+    /* dst ^= c[0] * src[0] ^ ... ^ c[7] * src[7]: one pass over dst instead of eight */
+    void (*muladd8)(uint8_t *dst, const uint8_t *const src[8], size_t len, const uint8_t c[8]);
 } gf256_kernel;
 
 /* Kernel `i` of those that this processor runs, the slowest first; NULL past the last one. */

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from tests.benchmarks.peers.program import cpu_clock
+
 ROUNDS = 5
 SECONDS = 1
 LISTEN_PORT, TO_PORT = 21000, 22000
@@ -60,11 +62,6 @@ class Run:
     lost: int
     delay_us: dict[str, float]
     resident_kb: int
-
-
-def cpu_clock(pid: int) -> int:
-    """The clock of a process's CPU time (clock_getcpuclockid(3)): ns, where /proc counts in 10 ms."""
-    return (~pid << 3) | 2
 
 
 def resident_kb(pid: int) -> int:

@@ -71,7 +71,8 @@ def test_hostile_events(seed):
     p = pair(seed, loss=0.2, both_call=rng.random() < 0.5)
     p.world.run(2 * SECOND)
     for _ in range(ROUNDS):
-        frames = [d.frame for _, _, _, d in p.world.seen if isinstance(d, Sealed)] or [b"\x01" + bytes(8)]
+        frames = [d.frame for _, _, _, d in p.world.seen if isinstance(d, Sealed) and d.frame is not None]
+        frames = frames or [b"\x01" + bytes(8)]
         datagrams = [d for _, _, _, d in p.world.seen if isinstance(d, bytes)]
         del p.world.seen[:-200]
         one_event(rng, p, frames, datagrams)

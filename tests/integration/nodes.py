@@ -155,6 +155,10 @@ def hop_toml(
     """
 
 
+def engine_toml(threads: int) -> str:
+    return f"[engine]\nthreads = {threads}"
+
+
 def node_toml(name: str, ops: int, *sections: str) -> str:
     return "\n".join([f'[node]\nname = "{name}"\n[ops]\nlisten = "127.0.0.1:{ops}"', *sections])
 
@@ -207,6 +211,7 @@ class Fleet:
         rtt: float = 40,
         budget_ms: int = 200,
         seed: int = 7,
+        threads: int = 1,
         program: Sequence[str] = RELAY,
     ) -> None:
         self._program = program
@@ -231,6 +236,7 @@ class Fleet:
                     address=f"{called}:{self.link}",
                     budget_ms=budget_ms,
                 ),
+                engine_toml(threads),
                 ingest_toml(STREAM, self.ingest, *tracks),
             )
         )
@@ -240,6 +246,7 @@ class Fleet:
                 "region",
                 self.ops + 1,
                 hop_toml(f"{listen}:{self.region_hop}", region_key, "edge", edge),
+                engine_toml(threads),
                 egress_toml(STREAM, self.player, *tracks, host=called),
             )
         )
@@ -338,3 +345,9 @@ def wakeups(pid: int) -> int:
     """Voluntary context switches of all threads: how often each has waited for something."""
     threads = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
     return sum(int(status_of(pid, thread)["voluntary_ctxt_switches"]) for thread in threads)
+
+
+def cpu_ns(pid: int) -> int:
+    """CPU time of all threads, user and system, in ns."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)

@@ -352,7 +352,7 @@ def test_events_reach_the_event_loop_even_when_the_handler_fails() -> None:
 
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(on_error)
-        running = EngineService(plane, on_event, pytest.fail, coalesce_us=0)
+        running = EngineService([plane], on_event, pytest.fail, coalesce_us=0)
         address = running.open_port(1, ("127.0.0.1", 0))
         running.start()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
@@ -384,13 +384,13 @@ def test_the_death_of_the_thread_is_told() -> None:
     async def main() -> None:
         failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         others = epolls()
-        running = EngineService(plane, lambda event: None, failure.set_result, coalesce_us=0)
+        running = EngineService([plane], lambda event: None, failure.set_result, coalesce_us=0)
         (own,) = epolls() - others
         running.start()
-        os.dup2(running.engine.event_fd, own)  # no epoll any more
+        os.dup2(running.engines[0].event_fd, own)  # no epoll any more
         plane.send_datagram(0, ("127.0.0.1", 9), b"a turn of the loop")
         assert os.strerror(errno.EINVAL) in await asyncio.wait_for(failure, WAIT)
-        assert not running.engine.alive
+        assert not running.engines[0].alive
         running.stop()
 
     asyncio.run(main())

@@ -6,7 +6,6 @@ import signal
 import socket
 import stat
 import struct
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,15 +31,11 @@ from tests.integration.nodes import (
     rtp,
     running,
     sender,
-    status_of,
     udp_is_free,
     wait_for,
-    wakeups,
 )
 
 RATE = 400
-REST_SECONDS = float(os.environ.get("RELAY_REST_SECONDS", "3"))
-REST_KB_MAX = 64_000  # P6 asks for 45 MB; interpreters and libraries differ a little
 
 
 @pytest.fixture
@@ -172,6 +167,7 @@ def test_sighup_changes_one_stream_and_leaves_the_other_alone(forwarder: tuple[N
     ):
         to_a.send(50)
         to_b.send(50)
+        assert len(received(b, 0.2)) == 50
         node.rewrite(f"127.0.0.1:{first + 6}", f"127.0.0.1:{first + 8}")
         node.popen.send_signal(signal.SIGHUP)
         to_a.send(100)
@@ -180,7 +176,7 @@ def test_sighup_changes_one_stream_and_leaves_the_other_alone(forwarder: tuple[N
         packets = received(a)
         assert len(packets) == 150 and gaps(packets) == 0
         assert packets[-1][8:12] == packets[0][8:12]
-        assert (len(received(b, 0.2)), len(received(new, 0.2))) == (50, 50)
+        assert (len(received(b, 0.2)), len(received(new, 0.2))) == (0, 50)
 
 
 @pytest.mark.parametrize(
@@ -362,19 +358,3 @@ def test_an_sdp_whose_ports_are_too_high(tmp_path: Path) -> None:
         assert node.get("/v1/streams/s.sdp?host=192.0.2.1&port=65532")[0] == 200
         code, text = node.get("/v1/streams/s.sdp?host=192.0.2.1&port=65534")
         assert code == 400 and "2 tracks from port 65534" in json.loads(text)["error"]
-
-
-# ---- rest ---------------------------------------------------------------------------------------
-
-
-def test_a_node_at_rest(fleet: Callable[..., Fleet]) -> None:
-    """P6 of the targets: the wake-ups are printed, and their bound is loose; this machine has other work."""
-    f = fleet(loss=0.0)
-    for name, node in (("edge", f.edge), ("region", f.region)):
-        before, started = wakeups(node.popen.pid), time.monotonic()
-        time.sleep(REST_SECONDS)
-        rate = (wakeups(node.popen.pid) - before) / (time.monotonic() - started)
-        kilobytes = int(status_of(node.popen.pid)["VmRSS"].split()[0])
-        print(f"{name} at rest: {kilobytes / 1000:.1f} MB, {rate:.1f} wake-ups/s")
-        assert kilobytes <= REST_KB_MAX
-        assert rate < 200

@@ -203,6 +203,7 @@ class NodeSpec:
     latency_ms: int | None = None
     max_overhead: float = 1.0
     ciphers: tuple[int, ...] = (hop.CIPHER_CHACHA20_POLY1305,)
+    threads: int = 1
 
 
 class Fleet:
@@ -258,7 +259,7 @@ class Fleet:
     def config(self, name: str) -> Config:
         spec = self.specs[name]
         wild = "::" if ":" in spec.host else "0.0.0.0"
-        lines = [f'[node]\nname = "{name}"']
+        lines = [f'[node]\nname = "{name}"\n[engine]\nthreads = {spec.threads}']
         if spec.calls or spec.called_by:
             lines.append(f'[hop]\nlisten = "{host_port(wild, HOP_PORT)}"\nbudget_ms = {spec.budget_ms}')
             lines.append(f"max_overhead = {spec.max_overhead}")
@@ -299,7 +300,7 @@ class Fleet:
         return next(s for s in self.nodes[name].machine.stream_statuses() if s["name"] == stream)
 
     def slabs(self) -> dict[str, int]:
-        return {name: node.plane.slabs_in_use for name, node in self.nodes.items()}
+        return {name: node.shards.slabs_in_use for name, node in self.nodes.items()}
 
 
 def edge_and_region(

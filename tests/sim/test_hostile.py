@@ -49,7 +49,7 @@ class Tapped(VirtualNode):
 
     def receive(self, now_ns: int, datagrams: list[Received]) -> None:
         self.tap += [data for port, _, data in datagrams if port == 0]
-        self.slabs_max = max(self.slabs_max, self.plane.slabs_in_use)
+        self.slabs_max = max(self.slabs_max, self.shards.slabs_in_use)
         super().receive(now_ns, datagrams)
 
     tap: list[bytes]
@@ -77,7 +77,7 @@ HOP_REFUSALS = ("forged", "replayed", "short_datagrams", "bad_type", "bad_inner"
 def refused(fleet: Fleet, name: str, peer: str) -> Counter[str]:
     """What a node has counted as refused, by reason."""
     node = fleet.nodes[name]
-    stats, hop = node.plane.stats(), fleet.hop_status(name, peer)
+    stats, hop = node.shards.stats(), fleet.hop_status(name, peer)
     counted = Counter({reason: stats[reason] for reason in PLANE_REFUSALS})
     counted.update({reason: hop["drops"][reason] for reason in HOP_REFUSALS})
     counted.update(node.machine.refused_handshakes())
@@ -207,7 +207,7 @@ def test_a_handshake_flood_is_answered_with_cookies_and_disturbs_nobody(seed: in
     flood = Script(fleet.network, script)
     fleet.run(4)
     assert player.missing(range(int(4.9 * PER_SECOND))) == []
-    stats = fleet.nodes["region"].plane.stats()
+    stats = fleet.nodes["region"].shards.stats()
     assert stats["cookies_sent"] > 1000
     assert fleet.hop("region", "edge").session.handshakes == 1
     # An edge that starts in the middle of it gets in, for its address can show a cookie.
@@ -394,7 +394,7 @@ def test_rubbish_under_real_keys_is_counted(seed: int) -> None:
         "malformed_control",
     ):
         assert drops[reason] > 0, (reason, drops)
-    assert fleet.nodes["edge"].plane.stats()["bad_type"] > 500
+    assert fleet.nodes["edge"].shards.stats()["bad_type"] > 500
     assert fleet.hop("edge", "region").session.state == "connected"
     assert (
         fleet.slabs()["edge"] < SLABS_MAX + 1500

@@ -67,7 +67,8 @@ def cross(
         )
     fleet.network.run(START_NS + int((seconds + 3) * SECOND))
     edge = fleet.hop_status("edge", "region")
-    delays = fleet.nodes["region"].plane.hop_delays(fleet.hop("region", "edge").id)
+    hop = fleet.hop("region", "edge").id
+    delays = fleet.nodes["region"].shards.of(hop).hop_delays(hop)
     media_bytes = sum(counts[m.kind] * m.size for m in tracks)
     return Outcome(
         fleet,

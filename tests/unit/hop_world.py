@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-
 from relay.core.acceptor import Acceptor
 from relay.core.actions import (
     Action,
@@ -29,17 +27,21 @@ from relay.core.noise import public_key
 from relay.core.session import Peer, Session
 from relay.wire import hop
 from relay.wire.messages import Message
+from relay_ext.crypto import chacha20_poly1305_seal
 
 MS, SECOND = hop.MS, hop.SECOND
+REPORT_BYTES = 72
+REPORT_INTERVAL = 250 * MS
 
 
 @dataclass(frozen=True)
 class Sealed:
-    """A control datagram; whoever holds the key under that index can open it, nobody else."""
+    """A control datagram, or a report (no frame); whoever holds the key under that index can open it, nobody
+    else."""
 
     index: int
     key: bytes
-    frame: bytes
+    frame: bytes | None
     size: int
 
 
@@ -58,7 +60,7 @@ def cookie_reply(responder: bytes, datagram: bytes, cookie: bytes) -> bytes:
     """What the packet plane of the node with this public key answers under load."""
     salt = bytes(range(24))
     key = hashlib.blake2s(salt, key=hashlib.blake2s(b"cookie--" + responder).digest()).digest()
-    sealed = ChaCha20Poly1305(key).encrypt(bytes(12), cookie, datagram[-32:-16])
+    sealed = chacha20_poly1305_seal(key, bytes(12), datagram[-32:-16], cookie)
     return bytes([3, 0, 0, 0]) + datagram[4:8] + salt + sealed
 
 
@@ -159,6 +161,8 @@ class Node:
                 self.keys[action.local_index] = action
                 self.unconfirmed.add(action.local_index)
             case UseKeys(_, index):
+                if session not in self.in_use:
+                    self.world.at(self.world.now_ns, lambda: self._report(session))
                 self.in_use[session] = index
             case DropKeys(index):
                 del self.keys[index]
@@ -175,6 +179,16 @@ class Node:
                 self.delivered.append(message)
             case StateChanged():
                 self.states.append((self.world.now_ns, action))
+
+    def _report(self, session: Session) -> None:
+        """What the packet plane sends by itself on an idle hop."""
+        if session not in self.acceptor.sessions:
+            return
+        keys = self.keys.get(self.in_use[session])
+        if keys is not None:
+            report = Sealed(keys.remote_index, keys.send_key, None, REPORT_BYTES)
+            self.world.send(self.address, self.paths[session], report)
+        self.world.at(self.world.now_ns + REPORT_INTERVAL, lambda: self._report(session))
 
     def receive(self, source: Address, datagram: Datagram) -> None:
         now_ns = self.world.now_ns
@@ -193,6 +207,8 @@ class Node:
         self.do(session, session.heard(now_ns))
         if source != self.paths.get(session):
             self.do(session, session.new_address(now_ns, source, datagram.size))
+        if datagram.frame is None:
+            return
         actions = session.receive_control(now_ns, datagram.index, source, datagram.size, datagram.frame)
         self.do(session, actions)
 

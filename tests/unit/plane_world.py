@@ -62,9 +62,13 @@ def inner(
 
 def new_plane(slabs: int = 4096, now_ns: int = 0) -> Plane:
     plane = Plane(bytes(32), slabs=slabs, now_ns=now_ns)
+    open_ports(plane)
+    return plane
+
+
+def open_ports(plane: Plane) -> None:
     plane.set_port(HOP, PORT_HOP)
     plane.set_port(OUT, PORT_EGRESS)
-    return plane
 
 
 def add_track(plane: Plane, *, hold_ms: int = 100, ingest: bool = False, egress: bool = True) -> int:

@@ -98,6 +98,13 @@ _STATUS: dict[str, Any] = {
                     "late_packets": 6,
                     "duplicate_packets": 0,
                     "bitrate_bps": 2_500_000,
+                    "playout": {
+                        "target_ms": 180.0,
+                        "delay_p50_ms": 1.0,
+                        "delay_p99_ms": 130.0,
+                        "held_packets": 3,
+                        "drift_ppm": 21.0,
+                    },
                     "egress": [
                         {"address": "192.0.2.10:6004", "packets": 100, "bytes": 1000},
                         {"address": "192.0.2.11:6004", "packets": 50, "bytes": 500},
@@ -115,6 +122,13 @@ _STATUS: dict[str, Any] = {
                     "late_packets": 0,
                     "duplicate_packets": 0,
                     "bitrate_bps": None,
+                    "playout": {
+                        "target_ms": 220.0,
+                        "delay_p50_ms": None,
+                        "delay_p99_ms": None,
+                        "held_packets": 0,
+                        "drift_ppm": None,
+                    },
                     "egress": [],
                 },
             ],

@@ -15,10 +15,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from relay import __version__, cli
 from relay.errors import RelayError
+from relay_ext.crypto import x25519_public_key
 from tests.unit.status_sample import sample
 
 Capture = pytest.CaptureFixture[str]
@@ -109,8 +109,7 @@ def test_the_command_runs_as_a_process() -> None:
 
 
 def public_of(private_text: str) -> str:
-    private = X25519PrivateKey.from_private_bytes(base64.b64decode(private_text))
-    return base64.b64encode(private.public_key().public_bytes_raw()).decode()
+    return base64.b64encode(x25519_public_key(base64.b64decode(private_text))).decode()
 
 
 def test_keygen_writes_a_private_file_and_prints_the_public_key(tmp_path: Path, capsys: Capture) -> None:

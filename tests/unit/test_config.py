@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from relay.config.checks import Array, Scalar, Table, is_host
 from relay.config.files import check_files, load, read_private_key
 from relay.config.reader import Reader, checks_of
 from relay.errors import ConfigError
+from relay_ext.crypto import x25519_public_key
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "node.toml"
 KEY = base64.b64encode(bytes(range(32))).decode()
@@ -209,6 +209,11 @@ BAD_VALUES = [
     (NODE + "[hopp]\n", "hopp", "found an unknown key, expected hop"),
     (NODE + "[engine]\ncoalesce = 2\n", "engine.coalesce", "found an unknown key, expected coalesce_us"),
     (NODE + "[engine]\ncoalesce_us = 1001\n", "engine.coalesce_us", "found 1001, expected a whole number"),
+    (NODE + "[motor]\nthreads = 2\n", "motor", "found an unknown key"),
+    (NODE + "[engine]\nthreads = 3\n", "engine.threads", "found 3, expected a power of two from 1 to 16"),
+    (NODE + "[engine]\nthreads = 32\n", "engine.threads", "found 32"),
+    (NODE + "[engine]\nthreads = 0\n", "engine.threads", "found 0"),
+    (NODE + "[engine]\nthreads = true\n", "engine.threads", "found true"),
     (
         NODE + "[hop]\nbudget_ms = 19\n",
         "hop.budget_ms",
@@ -489,9 +494,7 @@ def test_permissions_of_the_key_file(key_file: Path, mode: int, lax: bool) -> No
 
 
 def test_a_peer_with_the_key_of_this_node(key_file: Path) -> None:
-    own = base64.b64encode(
-        X25519PrivateKey.from_private_bytes(bytes(range(32))).public_key().public_bytes_raw()
-    )
+    own = base64.b64encode(x25519_public_key(bytes(range(32))))
     found = file_problems(with_key(key_file, peer(key=own.decode())))
     assert "the key of this node" in found["hop.peers[0].public_key"]
 

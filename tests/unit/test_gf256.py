@@ -82,22 +82,21 @@ def test_in_place(kernel: str) -> None:
         assert got == plus(times(c, content), times(c, times(c, content))), (kernel, "muladd", length, c)
 
 
-def test_muladd4_at_any_length_and_alignment(kernel: str) -> None:
-    rng = random.Random(3)
-    for length, to, _ in regions(rng):
-        places = [slice(at, at + length) for at in rng.sample(OFFSETS, 4)]
-        sources = [rng.randbytes(length + ROOM)[place] for place in places]
-        views = [
-            memoryview(bytes(place.start) + s)[place.start :]
-            for place, s in zip(places, sources, strict=True)
-        ]
-        target, c = rng.randbytes(length + ROOM), rng.randbytes(4)
+@pytest.mark.parametrize("number", [0, 1, 3, 4, 7, 8, 9, 17])
+def test_sums_of_sources_of_any_length_and_alignment(kernel: str, number: int) -> None:
+    rng = random.Random(number)
+    for length, to, _ in list(regions(rng))[:: 1 if number == 8 else 5]:
+        lengths = [length if rng.random() < 0.7 else rng.randrange(length + 1) for _ in range(number)]
+        sources = [rng.randbytes(n) for n in lengths]
+        views = [memoryview(bytes(at) + s)[at:] for s in sources for at in (rng.choice(OFFSETS),)]
+        target, c = rng.randbytes(length + ROOM), rng.randbytes(number)
         got, expected = bytearray(target), bytearray(target)
         with memoryview(got) as out:
-            gf256.muladd4(out[to], views, c)
+            gf256.muladd_sum(out[to], views, c)
         for factor, source in zip(c, sources, strict=True):
-            expected[to] = plus(expected[to], times(factor, source))
-        assert got == expected, (kernel, length, to, places, c)
+            place = slice(to.start, to.start + len(source))
+            expected[place] = plus(expected[place], times(factor, source))
+        assert got == expected, (kernel, number, length, to, lengths)
 
 
 def test_wrong_sizes_are_refused() -> None:
@@ -105,12 +104,10 @@ def test_wrong_sizes_are_refused() -> None:
         gf256.muladd(bytearray(2), bytes(3), 1)
     with pytest.raises(ValueError, match="regions of 2 and 3 bytes"):
         gf256.mul(bytearray(2), bytes(3), 1)
-    with pytest.raises(ValueError, match="regions of 2 and 3 bytes"):
-        gf256.muladd4(bytearray(2), [bytes(2), bytes(2), bytes(2), bytes(3)], bytes(4))
-    with pytest.raises(ValueError, match="4 constants"):
-        gf256.muladd4(bytearray(2), [bytes(2)] * 4, bytes(3))
-    with pytest.raises(ValueError, match="too many values"):
-        gf256.muladd4(bytearray(2), [bytes(2)] * 5, bytes(4))
+    with pytest.raises(ValueError, match="a source of 3 bytes for a region of 2"):
+        gf256.muladd_sum(bytearray(2), [bytes(2), bytes(3)], bytes(2))
+    with pytest.raises(ValueError, match="2 sources and 3 constants"):
+        gf256.muladd_sum(bytearray(2), [bytes(2)] * 2, bytes(3))
     with pytest.raises(ValueError, match="no GF"):
         gf256.select("abacus")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from relay.config import Address, parse
 from relay.core.noise import public_key
 from relay.services.machine import Machine
-from relay_ext.control import Plane
+from relay.services.shards import Shards
 
 STATIC = bytes(range(32))
 TEXT = """
@@ -22,10 +22,10 @@ public_key = "pnZHmVVK+Imyp+Fw1yw57GWyd5oYZ7l1KNV7Fjy7ZTY="
 
 
 class NoPorts:
-    def open(self, address: Address) -> int:
+    def open(self, address: Address, shard: int) -> int:
         raise AssertionError("nothing enters or leaves here")
 
-    def close(self, port: int) -> None:
+    def close(self, port: int, shard: int) -> None:
         raise AssertionError("nothing was opened")
 
 
@@ -34,10 +34,11 @@ def no_file(path: Path) -> str:
 
 
 def test_a_peer_is_called_once_its_name_has_an_address() -> None:
-    plane = Plane(public_key(STATIC))
+    shards = Shards(public_key(STATIC))
+    [plane] = shards.planes
     machine = Machine(
         parse(TEXT, {}),
-        plane,
+        shards,
         NoPorts(),
         static=STATIC,
         random_bytes=random.Random(1).randbytes,

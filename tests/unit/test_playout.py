@@ -14,8 +14,10 @@ from tests.unit.plane_world import (
     PLAYER_RTCP,
     START,
     WHOLE,
+    Pair,
     Peer,
     add_track,
+    even,
     inner,
     new_plane,
     numbers,
@@ -159,15 +161,102 @@ def test_numbers_wrap() -> None:
     line.close()
 
 
-def test_times_wrap() -> None:
-    """The origin's 32 bits of 100 us end after five days."""
+@pytest.mark.parametrize("before_ms", [0, 10, 20, 1_000, 9_990])
+def test_times_wrap(before_ms: int) -> None:
+    """The origin's 32 bits of 100 us end after five days; here so long after the first packet."""
     line = Line()
-    end = 2**32 * 100_000
-    assert line.packet(end + TRANSIT - 10 * MS, 10, flags=START) == [10]
-    assert line.packet(end + TRANSIT + 10 * MS, 12) == []
-    assert line.poll(end + TRANSIT + 10 * MS + HOLD) == [12]
-    assert line.stats("added_delay_ns") == (0,)
+    start = 2**32 * 100_000 + TRANSIT - before_ms * MS
+    assert line.packet(start, 10, flags=START) == [10]
+    assert line.packet(start + 20 * MS, 12) == []
+    assert line.poll(start + 20 * MS + HOLD - 1) == []
+    assert line.poll(start + 20 * MS + HOLD) == [12]
+    for i in range(1, 1200):
+        now = start + 20 * MS + i * 10 * MS
+        line.poll(now)
+        assert line.packet(now, 12 + i) == [12 + i]
+        assert line.stats("added_delay_ns") == (0,)
     line.close()
+
+
+@pytest.mark.parametrize("ppm", [-200, 200])
+def test_an_hour_of_drift_changes_neither_order_nor_deadlines(ppm: int) -> None:
+    """At 200 ppm the clocks end 720 ms apart, seven times the hold."""
+    line = Line()
+    seq, worst, start = 0, 0, 10_000 * MS
+    for i in range(0, 3600 * 5):
+        now = start + i * 200 * MS
+        left = now - TRANSIT - (now - start) * ppm // 10**6
+        if i % 500 == 499:  # a hole that stays
+            seq += 1
+            assert line.packet(now, seq + 1, left_ns=left) == []
+            assert line.poll(now + HOLD - 600_000) == []
+            assert line.poll(now + HOLD + 100_000) == [seq + 1]
+        else:
+            flags = START if i == 0 else 0
+            assert line.packet(now, seq + 1, left_ns=left, flags=flags) == [seq + 1]
+        seq += 1
+        if i > 5 * 60:
+            worst = max(worst, line.stats("added_delay_ns")[0])
+    assert worst <= MS // 2
+    plane_stats = line.plane.track_stats(line.track)
+    assert plane_stats["drift"] == pytest.approx(ppm / 1e6, abs=3e-6)
+    assert (plane_stats["lost"], plane_stats["late"]) == (36, 0)
+    line.close()
+
+
+@pytest.mark.parametrize("step_ms", [-50, 50, 90, 300])
+def test_another_path_is_followed_within_two_seconds(step_ms: int) -> None:
+    """Deadlines count from the new path's transit time; on the way there holes wait less, never longer."""
+    line = Line()
+    seq, now = 9, 1000 * MS
+    path = TRANSIT + 400 * MS
+    for step in (0, step_ms * MS):
+        path += step
+        for i in range(250):
+            now += 10 * MS
+            seq += 1
+            flags = START if seq == 10 else 0
+            assert line.packet(now, seq, left_ns=now - path, flags=flags) == [seq]
+            if step and i == 3:  # at once after the step
+                seq += 1
+                out = line.packet(now, seq + 1, left_ns=now - path)
+                assert out or line.poll(now + HOLD) == [seq + 1]
+                seq += 1
+    assert line.packet(now, seq + 2, left_ns=now - path) == []
+    assert line.poll(now + HOLD - 1) == []
+    assert line.poll(now + HOLD) == [seq + 2]
+    line.close()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_hole_is_waited_for_one_round_of_repair_on_a_link_without_loss(seed: int) -> None:
+    """What is lost for good, repairs and all, stops the rest for an RTT, 31 ms and its own length."""
+    rng = random.Random(seed)
+    gone = {rng.randrange(50 * i, 50 * i + 40) for i in range(2, 12)}
+    link = even(20)
+
+    def fate(now_ns: int, data: bytes) -> int | None:
+        source = data[0] == 4 and pair.sent - 1 in gone
+        return None if source or data[0] == 5 else link(now_ns, data)
+
+    pair = Pair(fate, even(20), budget_ms=500)
+    early = pair.planes[1].track_stats(pair.tracks[1])["target_ns"]
+    assert early == 500 * MS  # nothing is known yet
+    pair.sent = 0
+    for i in range(600):
+        pair.sent += 1
+        pair.ingest(rtp(i))
+        pair.run(pair.now + 10 * MS)
+    pair.run(pair.now + 600 * MS)
+    assert pair.numbers() == [i for i in range(600) if i not in gone], f"seed {seed}"
+    delays = {n: at - 10 * MS * n for (at, _), n in zip(pair.played, pair.numbers(), strict=True)}
+    settled = [delay for n, delay in delays.items() if n >= 350]  # there are samples enough
+    rtt = pair.planes[1].hop_link(pair.hops[1]).rtt_ns
+    target = pair.planes[1].track_stats(pair.tracks[1])["target_ns"]
+    assert target == rtt + 31 * MS, f"seed {seed}"
+    assert max(settled) <= 20 * MS + target + 20 * MS, f"seed {seed}"
+    assert max(delays.values()) <= 20 * MS + 500 * MS, f"seed {seed}"
+    pair.close()
 
 
 def test_duplicates(line: Line) -> None:

@@ -8,10 +8,10 @@ def test_the_sample() -> None:
     assert render(sample()) == (
         "edge-sgp-1  ap-southeast  relay 0.1.0  up 2 h 13 min  ready\n"
         "\n"
-        "STREAM  FROM    TRACK               KBIT/S  RECEIVED  DELIVERED  LOST  LATE  TO\n"
-        "studio  ingest  video H264/90000    2500    27000     26990      4     6     "
+        "STREAM  FROM    TRACK               KBIT/S  RECEIVED  DELIVERED  LOST  LATE  WAIT MS  TO\n"
+        "studio  ingest  video H264/90000    2500    27000     26990      4     6     180      "
         "192.0.2.10:6004 192.0.2.11:6004\n"
-        "studio  ingest  audio opus/48000/2  -       0         0          0     0     -\n"
+        "studio  ingest  audio opus/48000/2  -       0         0          0     0     220      -\n"
         "\n"
         "STREAM  ROUTE       COSTS (MS)        WHY\n"
         "studio  region-sgp  region-sgp 115.4  lowest cost\n"

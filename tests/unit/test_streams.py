@@ -10,9 +10,10 @@ from relay.config import Address, RtpDestination
 from relay.core.routing import Candidate
 from relay.media.rtp import TrackFormat, TrackSource
 from relay.services.hops import Hop, Hops
+from relay.services.shards import Shards
 from relay.services.streams import STREAMS_MAX, TRACKS_MAX, Stream, Streams
 from relay.wire.messages import Message, Publish, PublishOk, PublishRefused, Track, Unpublish
-from relay_ext.control import EVENT_SOURCE, Link, Plane
+from relay_ext.control import EVENT_SOURCE, Link
 from tests.unit.plane_world import (
     CONTROL,
     ENCODER,
@@ -24,8 +25,8 @@ from tests.unit.plane_world import (
     Datagram,
     Peer,
     inner,
-    new_plane,
     numbers,
+    open_ports,
     rtp,
 )
 
@@ -53,14 +54,14 @@ class FakePorts:
     opened: dict[int, Address] = field(default_factory=dict)
     last: int = 0
 
-    def open(self, address: Address) -> int:
+    def open(self, address: Address, shard: int) -> int:
         if address.port in self.taken:
             raise OSError(f"port {address.port} is in use")
         self.last += 1
         self.opened[self.last] = address
         return self.last
 
-    def close(self, port: int) -> None:
+    def close(self, port: int, shard: int) -> None:
         del self.opened[port]
 
 
@@ -98,7 +99,9 @@ class FakeHops:
 
 class Node:
     def __init__(self, **costs: float) -> None:
-        self.plane: Plane = new_plane()
+        self.shards = Shards(bytes(32), slabs=4096)
+        [self.plane] = self.shards.planes
+        open_ports(self.plane)
         self.ports = FakePorts(last=20)
         self.hops = FakeHops()
         self.peers: dict[str, Peer] = {}
@@ -112,7 +115,7 @@ class Node:
             self.hops.costs[name] = cost
         count = iter(range(1, 10_000))
         self.streams = Streams(
-            self.plane, self.ports, budget_ms=200, random_bytes=lambda n: next(count).to_bytes(4, "big")[-n:]
+            self.shards, self.ports, budget_ms=200, random_bytes=lambda n: next(count).to_bytes(4, "big")[-n:]
         )
         self.streams.attach(cast(Hops, self.hops))
 
