@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from relay_ext.base cimport addr, tx_queue
 from relay_ext.inner cimport inner
 from relay_ext.path cimport path, session_keys
+from relay_ext.reorder cimport reordering
 from relay_ext.rlc cimport rlc_decoder
 from relay_ext.rlc_encoder cimport rlc_encoder
 from relay_ext.route cimport route_table
@@ -102,6 +103,7 @@ ctypedef struct hop:
     rlc_decoder *decoder
     int64_t *known_at         # ns, when an ESI was first known to exist, by ESI & (HOP_SPAN - 1)
     uint32_t forgotten        # oldest ESI the decoder keeps
+    reordering reorder
     int64_t media_at          # ns, last source or repair received
     int64_t report_at         # ns, our last report
     route_table routes

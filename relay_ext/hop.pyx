@@ -17,8 +17,9 @@ from relay_ext.inner cimport (
     INNER_FIRST, INNER_LAST, INNER_MAX_HOPS, INNER_SIZE, be16, be32, inner_read, inner_write, put16, put32,
     serial_diff)
 from relay_ext.path cimport (
-    PATH_ARRIVALS, path_fresh, path_init, path_next, path_reactive_in_flight, path_received, path_report,
+    PATH_ARRIVALS, path_afford, path_fresh, path_init, path_next, path_reactive_in_flight, path_received, path_report,
     path_take_report, path_write_arrivals, path_write_report)
+from relay_ext.reorder cimport reorder_late, reorder_recovered, reorder_share
 from relay_ext.rlc cimport (
     RLC_DUPLICATE, RLC_NO_MEMORY, RLC_REDUNDANT, RLC_REFUSED, rlc_decoder_deficit, rlc_decoder_expire,
     rlc_decoder_forget, rlc_decoder_free, rlc_decoder_is_missing, rlc_decoder_new, rlc_decoder_repair,
@@ -109,13 +110,19 @@ cdef inline slab *begin_datagram(hop *h, path *p) noexcept nogil:
     return d
 
 
+cdef inline void queue_datagram(hop *h, slab *d, const addr *to) noexcept nogil:
+    cdef tx_packet *packet = tx_push(h.tx, d, 0, d.len)
+    if packet != NULL:
+        packet.port = h.port
+        packet.to = to[0]
+
+
 cdef inline bint end_datagram(hop *h, path *p, slab *d, int64_t now, uint8_t type, uint16_t plaintext, bint reactive,
                               const addr *to) noexcept nogil:
     """Write the header, seal that many bytes in place and queue the datagram; takes over the reference."""
     cdef uint16_t size = SEAL_HEADER + plaintext + SEAL_TAG
     cdef uint8_t *header = d.data
     cdef uint64_t counter
-    cdef tx_packet *packet
     if size > p.datagram_max and type != TYPE_CONTROL:
         h.stats.too_long += 1
         slab_unref(h.pool, d)
@@ -131,10 +138,9 @@ cdef inline bint end_datagram(hop *h, path *p, slab *d, int64_t now, uint8_t typ
         h.stats.seal_failed += 1
         slab_unref(h.pool, d)
         return False
-    packet = tx_push(h.tx, d, 0, size)
-    if packet != NULL:
-        packet.port = h.port
-        packet.to = to[0]
+    queue_datagram(h, d, to)
+    if type == TYPE_REPORT and path_afford(p, size):
+        queue_datagram(h, d, &p.newest)  # the same datagram: where both arrive, one is a replay
     slab_unref(h.pool, d)
     return True
 
@@ -334,6 +340,8 @@ cdef void receive_source(hop *h, int64_t now, slab *s) noexcept nogil:
     status = rlc_decoder_source(h.decoder, esi, s)
     h.stats.source_received += 1
     media_received(h, now)
+    if started and serial_diff(esi, highest) < 0 <= serial_diff(esi, base):
+        reorder_late(&h.reorder, now - h.known_at[esi & (HOP_SPAN - 1)], status == RLC_DUPLICATE)
     note_known(h, now, started, base, highest)
     if status == RLC_DUPLICATE:
         h.stats.duplicate += 1
@@ -371,6 +379,7 @@ cdef inline void deliver_recovered(hop *h) noexcept nogil:
     cdef slab *s = rlc_decoder_take(h.decoder, &esi)
     while s != NULL:
         h.stats.recovered += 1
+        reorder_recovered(&h.reorder)
         deliver(h, s)
         slab_unref(h.pool, s)
         s = rlc_decoder_take(h.decoder, &esi)
@@ -418,11 +427,26 @@ cdef int receive_control(hop *h, slab *s) noexcept nogil:
 # ---- reports ---------------------------------------------------------------------------------
 
 cdef inline uint32_t oldest_missing(hop *h) noexcept nogil:
-    """The oldest ESI that still matters and is missing; the one after the highest when none is."""
+    """The oldest ESI that still matters, is missing and fits a report's bitmap; the one after the highest when none
+    is. What a long outage took would fill the bitmap, and nothing newer be asked for."""
     cdef uint32_t esi = h.decoder.live
+    if serial_diff(h.decoder.highest, esi) >= REPORT_BITS:
+        esi = h.decoder.highest - REPORT_BITS + 1
     while serial_diff(esi, h.decoder.highest) <= 0 and not rlc_decoder_is_missing(h.decoder, esi):
         esi += 1
     return esi
+
+
+cdef uint32_t asked_for(hop *h, int64_t now) noexcept nogil:
+    """The deficit, less the share of the youngest holes that reordering fills by itself."""
+    cdef uint32_t deficit = rlc_decoder_deficit(h.decoder), esi = h.decoder.highest, young = 0
+    cdef double share = reorder_share(&h.reorder)
+    if deficit == 0 or share == 0.0:
+        return deficit
+    while serial_diff(esi, h.decoder.live) >= 0 and h.known_at[esi & (HOP_SPAN - 1)] + h.reorder.extent >= now:
+        young += rlc_decoder_is_missing(h.decoder, esi)
+        esi -= 1
+    return deficit - min(<uint32_t>(share * young + 0.5), deficit)
 
 
 cdef void send_report(hop *h, path *p, int64_t now) noexcept nogil:
@@ -438,7 +462,7 @@ cdef void send_report(hop *h, path *p, int64_t now) noexcept nogil:
     memset(out, 0, REPORT_FIXED + REPORT_BITS // 8)
     out[0] = p.id
     out[1] = p.rx_started
-    put16(out + 2, min(rlc_decoder_deficit(h.decoder), 0xffff))
+    put16(out + 2, min(asked_for(h, now), 0xffff))
     path_write_report(p, now, out + 4)
     put32(out + 24, h.encoder.next)
     if h.decoder.started:
@@ -527,7 +551,7 @@ cdef void repair_reactively(hop *h, path *p, int64_t now, uint32_t highest, uint
     if now + p.rtt + SPACING > first_time + h.params.send_budget:  # no further chance for the oldest
         extra = 2.0 * sqrt(d * loss / (1.0 - loss) + 0.25) * sqrt((1.0 + p.loss.burst) / (1.0 - p.loss.burst))
     need = ceil((d + extra) / (1.0 - loss))
-    flying = path_reactive_in_flight(p, highest)
+    flying = path_reactive_in_flight(p, now, highest)
     while need > <double>flying:
         need -= 1.0
         if not send_repair(h, p, now, first, <uint16_t>(last - first + 1), True):

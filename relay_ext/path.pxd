@@ -62,6 +62,8 @@ ctypedef struct path:
     uint8_t id
     uint16_t datagram_max     # bytes of UDP payload, proven
     addr to
+    addr newest               # where the peer was last heard, if that is another address, not proven yet
+    uint32_t newest_credit    # bytes that came from there and have not been answered; 0: nothing may go there
     uint64_t counter          # of the next datagram; goes on over a rekey
     uint32_t reactive         # reactive repairs sent
     sent_datagram sent[8192]
@@ -79,6 +81,9 @@ ctypedef struct path:
     # what the peer's reports say of what we send
     uint64_t report_counter   # counter of the newest report, so that older ones are passed over
     bint report_seen
+    uint32_t report_highest   # of the newest report
+    uint32_t report_received
+    uint32_t excused          # datagrams lost in outages, which loss estimates leave out
     int64_t rtt               # ns, smoothed; 0: not measured
     int64_t rtt_min           # ns, least of the last one to two minutes
     int64_t rtt_window[2]
@@ -103,7 +108,9 @@ cdef void path_init(path *p, uint8_t id) noexcept nogil
 cdef void path_fresh(path *p) noexcept nogil          # the peer began anew: its counters and reports do, too
 cdef uint64_t path_next(path *p, int64_t now, size_t size, bint reactive) noexcept nogil  # counter for a datagram
 cdef void path_received(path *p, int64_t now, uint64_t counter, size_t size) noexcept nogil
+cdef void path_elsewhere(path *p, const addr *source, size_t size) noexcept nogil  # newest datagram came from there
+cdef bint path_afford(path *p, uint16_t size) noexcept nogil  # take that much from newest_credit, if it is there
 cdef size_t path_write_report(path *p, int64_t now, uint8_t *out24) noexcept nogil
 cdef size_t path_write_arrivals(path *p, int64_t now, uint8_t *out) noexcept nogil
 cdef bint path_take_report(path *p, int64_t now, uint64_t counter, const path_report *r) noexcept nogil  # False: not to be believed
-cdef uint32_t path_reactive_in_flight(const path *p, uint32_t highest) noexcept nogil
+cdef uint32_t path_reactive_in_flight(const path *p, int64_t now, uint32_t highest) noexcept nogil

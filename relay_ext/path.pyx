@@ -3,6 +3,7 @@
 """One path to a peer: its address and keys, what was sent and received on it, and what reports say of it."""
 from libc.stdint cimport int32_t
 
+from relay_ext.base cimport addr_equal
 from relay_ext.inner cimport be16, put16, put32, serial_diff
 
 cdef int64_t SAMPLE_SPACING = 40000000       # ns between loss samples
@@ -10,6 +11,10 @@ cdef int64_t SHORT_AVERAGE = 250000000       # ns
 cdef int64_t LONG_AVERAGE = 2000000000       # ns
 cdef int64_t LEAST_WINDOW = 60000000000      # ns; a least value is forgotten after one to two of these
 cdef int64_t MAX_RTT = 10000000000           # ns; a longer one is a mistake or a lie
+cdef int64_t IN_FLIGHT_SLACK = 20000000      # ns beyond the RTT after which a datagram has arrived or is lost
+cdef int64_t OUTAGE = 100000000              # ns without anything arriving that is no loss which repair could mend
+cdef int32_t OUTAGE_PACKETS = 20             # and so many datagrams: two lost keep-alives are no outage
+cdef uint32_t CREDIT_MAX = 65536             # bytes; a second of reports
 cdef double LOSS_UNKNOWN = 0.3               # assumed until LONG_AVERAGE of reports exists
 cdef double ENOUGH_PACKETS = 50              # and that many datagrams in it: keep-alives alone say little
 
@@ -66,6 +71,20 @@ cdef void path_received(path *p, int64_t now, uint64_t counter, size_t size) noe
     p.rx_highest_at = now
 
 
+cdef void path_elsewhere(path *p, const addr *source, size_t size) noexcept nogil:
+    if not addr_equal(&p.newest, source):
+        p.newest = source[0]
+        p.newest_credit = 0
+    p.newest_credit = min(p.newest_credit + <uint32_t>size, CREDIT_MAX)
+
+
+cdef bint path_afford(path *p, uint16_t size) noexcept nogil:
+    if p.newest_credit < size:
+        return False
+    p.newest_credit -= size
+    return True
+
+
 cdef size_t path_write_report(path *p, int64_t now, uint8_t *out) noexcept nogil:
     put32(out, <uint32_t>(now // 1000))
     put32(out + 4, <uint32_t>min((now - p.rx_highest_at) // 1000, <int64_t>0xffffffff))
@@ -97,8 +116,14 @@ cdef inline const sent_datagram *find_sent(const path *p, uint32_t counter) noex
     return d
 
 
-cdef uint32_t path_reactive_in_flight(const path *p, uint32_t highest) noexcept nogil:
+cdef uint32_t path_reactive_in_flight(const path *p, int64_t now, uint32_t highest) noexcept nogil:
     cdef const sent_datagram *d = find_sent(p, highest)
+    cdef const sent_datagram *later = d
+    cdef int64_t arrived = now - p.rtt - 4 * p.jitter - IN_FLIGHT_SLACK
+    # After an outage `highest` is from before it: what was sent meanwhile is not under way any more.
+    while later != NULL and later.time <= arrived:
+        d = later
+        later = find_sent(p, d.counter + 1)
     return 0 if d == NULL else p.reactive - d.reactive
 
 
@@ -177,13 +202,33 @@ cdef void estimate_loss(path *p, const loss_sample *last) noexcept nogil:
         p.loss.burst = min(max(1.0 - runs / received - min(runs / lost, 1.0), 0.0), 0.9)
 
 
+cdef inline void excuse_outage(path *p, const path_report *r) noexcept nogil:
+    """Leave out of the loss estimates what was lost while nothing at all came through: the repair that such an
+    estimate asks for would have been lost as well, and is of no use afterwards."""
+    cdef uint32_t first
+    cdef int32_t silent, untold
+    cdef const sent_datagram *a
+    cdef const sent_datagram *b
+    if not p.report_seen or r.arrivals == 0:
+        return
+    first = r.highest - be16(r.arrival_data)
+    silent = <int32_t>(first - p.report_highest - 1)
+    untold = <int32_t>(r.received - p.report_received) - r.arrivals  # listed in reports that were lost
+    if silent < OUTAGE_PACKETS or untold < 0 or 4 * untold > silent:
+        return
+    a = find_sent(p, p.report_highest)
+    b = find_sent(p, first)
+    if a != NULL and b != NULL and b.time - a.time >= OUTAGE:
+        p.excused += silent - untold
+
+
 cdef inline void take_sample(path *p, int64_t now, const path_report *r) noexcept nogil:
     cdef loss_sample *s
     if p.sample_count and now - p.samples[(p.sample_count - 1) & (PATH_LOSS_SAMPLES - 1)].time < SAMPLE_SPACING:
         return
     s = &p.samples[p.sample_count & (PATH_LOSS_SAMPLES - 1)]
     s.time = now
-    s.highest = r.highest
+    s.highest = r.highest - p.excused
     s.received = r.received
     s.runs = r.runs
     p.sample_count += 1
@@ -207,7 +252,10 @@ cdef bint path_take_report(path *p, int64_t now, uint64_t counter, const path_re
             return False
         take_rtt(p, now, rtt)
         take_arrivals(p, now, r)
+        excuse_outage(p, r)
         take_sample(p, now, r)
+        p.report_highest = r.highest
+        p.report_received = r.received
     p.report_seen = True
     p.report_counter = counter
     return True

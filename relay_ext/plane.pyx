@@ -19,7 +19,7 @@ from relay_ext.hop cimport (
 from relay_ext.inner cimport (
     INNER_FIRST, INNER_LAST, INNER_RTCP, INNER_SIZE, INNER_START, INNER_TIME_NS, be32, inner, put16, serial_diff)
 from relay_ext.mailbox cimport mail_post, mail_take, mail_target, target
-from relay_ext.path cimport path
+from relay_ext.path cimport path, path_elsewhere
 from relay_ext.playout cimport (
     track_destroy, track_insert, track_observe, track_release, track_restart, track_sender_report)
 from relay_ext.route cimport route_add, route_remove
@@ -42,7 +42,7 @@ cdef enum:
     SOURCES = 64
 
 cdef int64_t LATCH_SILENCE = 2000000000    # ns; after it an ingest port takes another source
-cdef int64_t NOTICE_INTERVAL = 100000000   # ns between two notices of an address on one path
+cdef int64_t NOTICE_INTERVAL = 20000000   # ns between two notices of an address on one path
 
 
 # ---- life ------------------------------------------------------------------------------------
@@ -347,10 +347,14 @@ cdef void receive_sealed(plane *p, int64_t now, const addr *source, const uint8_
         return
     if k.confirmed and not confirmed:
         notify(p, now, EVENT_CONFIRMED, h.id, k.local_index, source, n)
-    if (way.rx_highest_at == now and not addr_equal(&way.to, source)
-            and now - way.address_notice >= NOTICE_INTERVAL):
-        way.address_notice = now
-        notify(p, now, EVENT_ADDRESS, h.id, k.path, source, n)
+    if way.rx_highest_at == now:
+        if addr_equal(&way.to, source):
+            way.newest_credit = 0
+        elif now - way.address_notice >= NOTICE_INTERVAL:
+            way.address_notice = now
+            notify(p, now, EVENT_ADDRESS, h.id, k.path, source, n)  # challenges may spend its bytes
+        elif status == HOP_OK:  # reports those of the others; control frames pay for what answers them
+            path_elsewhere(way, source, n)
     if status == HOP_CONTROL:
         e = new_event(p, &p.queues.control, &p.stats.control_dropped, now, EVENT_CONTROL, h.id, k.local_index, source,
                       n)
@@ -493,6 +497,7 @@ cdef inline void apply_hop(plane *p, int64_t now, command *c) noexcept nogil:
         if setting.has_address:
             h.paths[c.a].to = setting.to
             h.paths[c.a].has_address = True
+            h.paths[c.a].newest_credit = 0
         if setting.datagram_max:
             h.paths[c.a].datagram_max = setting.datagram_max
         free(setting)

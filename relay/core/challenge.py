@@ -18,6 +18,7 @@ class _Candidate:
     token: bytes
     credit_bytes: int
     due_ns: int
+    interval_ns: int = hop.CHALLENGE_FIRST
     tries: int = 0
 
 
@@ -49,7 +50,9 @@ class Challenges:
                 del self._candidates[candidate.address]
                 continue
             candidate.tries += 1
-            candidate.due_ns = now_ns + max(hop.CHALLENGE_RETRY, rtt_ns)
+            candidate.due_ns = now_ns + candidate.interval_ns
+            grown_ns = int(candidate.interval_ns * hop.CHALLENGE_BACKOFF)
+            candidate.interval_ns = min(grown_ns, max(hop.CHALLENGE_RETRY, rtt_ns))
             if candidate.credit_bytes >= hop.CONTROL_BYTES_MIN:
                 candidate.credit_bytes -= hop.CONTROL_BYTES_MIN
                 challenges.append((candidate.address, PathChallenge(candidate.token)))

@@ -8,7 +8,7 @@ finds the session.
 
     connecting   no keys to send on. With addresses to call, the session dials for ever.
     connected    keys in use. It dials again, keeping them, when they grow old, when the peer does not take
-                 them, and after SUSPECT of silence.
+                 them, and after SUSPECT of silence, SUSPECT_SENDING while media goes to the peer.
     silent       as connected, but nothing authentic has been heard for SILENT. Back to connected with the
                  next authentic packet, to connecting when the keys are REJECT old.
 
@@ -78,6 +78,8 @@ class Session:
         """What the peer said in the last handshake whose keys were used."""
         self.address: Address | None = None
         """Where the peer is, as far as is proven."""
+        self.sending = False
+        """Set it while media goes to the peer: that is reported on every 10 ms, so silence tells more."""
         self.handshakes = 0
         """Handshakes completed: keys that were used."""
         self.drops: Counter[str] = Counter()
@@ -204,7 +206,7 @@ class Session:
 
     def heard(self, heard_ns: int) -> list[Action]:
         """Something authentic last arrived at `heard_ns`, which may have passed. A summary now and then is
-        enough, so long as it is fresher than SUSPECT."""
+        enough, so long as it is fresher than SUSPECT, or SUSPECT_SENDING if that counts."""
         self._heard_ns = max(self._heard_ns, heard_ns)
         return self.poll(max(self._now_ns, heard_ns))
 
@@ -367,7 +369,7 @@ class Session:
     def _dial_ns(self, current: Keys) -> int:
         """From when on new keys are wanted: age, silence, or a peer that does not take these."""
         unconfirmed_ns = current.created_ns + hop.CONFIRM_GIVE_UP
-        times = (current.rekey_ns, self._heard_ns + hop.SUSPECT)
+        times = (current.rekey_ns, self._heard_ns + (hop.SUSPECT_SENDING if self.sending else hop.SUSPECT))
         return min(times if current.confirmed else (*times, unconfirmed_ns))
 
     def _ask_to_confirm(self, now_ns: int, current: Keys) -> None:

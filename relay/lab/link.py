@@ -83,6 +83,9 @@ class LinkConfig:
     """Capacity in bits per second, IP and UDP headers included; None for no limit."""
     queue_ms: float = 100.0
     """The longest wait for the bottleneck; what would wait longer is dropped. Unused without a rate."""
+    queue_bytes: int | None = None
+    """Instead of `queue_ms`: what may wait in all. That is how a real queue is bounded, which differs where
+    the rate changes: an LTE modem's holds a second or two at the usual rate."""
     mtu_bytes: int = MAX_IP_PACKET
     """The largest IP packet; larger ones vanish without an answer."""
     reorder: float = 0.0
@@ -107,6 +110,8 @@ class LinkConfig:
             _check_probability("loss", self.loss)
         if self.rate_bps is not None and not self.rate_bps > 0:
             raise ValueError(f"rate_bps is {self.rate_bps}: expected more than 0, or None for no limit")
+        if self.queue_bytes is not None and self.queue_bytes <= 0:
+            raise ValueError(f"queue_bytes is {self.queue_bytes}: expected more than 0, or None for queue_ms")
         if self.mtu_bytes <= 0:
             raise ValueError(f"mtu_bytes is {self.mtu_bytes}: expected more than 0")
         for start, end in self.outages:
@@ -230,7 +235,7 @@ class Link(Generic[T]):
         sent_ns = now_ns
         if config.rate_bps is not None:
             sent_ns = max(now_ns, self._busy_until_ns)
-            if sent_ns - now_ns > self._queue_ns:
+            if not self._fits(sent_ns - now_ns, size_bytes):
                 counters.lost_queue += 1
                 return False
             sent_ns += round(size_bytes * 8 * NS_PER_S / config.rate_bps)
@@ -277,6 +282,13 @@ class Link(Generic[T]):
     def in_flight(self) -> int:
         """Datagrams under way, copies included."""
         return len(self._line) + len(self._late)
+
+    def _fits(self, wait_ns: int, size_bytes: int) -> bool:
+        """Whether the queue takes a datagram that would wait so long."""
+        rate_bps, queue_bytes = self._config.rate_bps, self._config.queue_bytes
+        if queue_bytes is None or rate_bps is None:
+            return wait_ns <= self._queue_ns
+        return wait_ns * rate_bps / (8 * NS_PER_S) + size_bytes <= queue_bytes
 
     def _launch(self, sent_ns: int, item: T) -> None:
         """Put a datagram on its way that leaves the bottleneck at `sent_ns`."""

@@ -42,6 +42,8 @@ ACTIVE_TICK_NS = 50 * MS
 IDLE_TICK_NS = 1000 * MS
 ACTIVE_FOR_NS = 2000 * MS
 """A hop counts as carrying media for this long after the last packet."""
+SENDING_NS = 200 * MS
+"""Media is being sent for so long after the last packet."""
 COOKIE_SECRET_NS = 120_000 * MS
 RATE_UNKNOWN = 200.0
 """Source packets a second, assumed until media has flowed between two looks."""
@@ -213,6 +215,7 @@ class Hops:
         if hop.looked_ns and elapsed > 0:
             rate = (link.source_sent - hop.source_sent) / elapsed
             hop.packets_per_second += (rate - hop.packets_per_second) / (4 if hop.packets_per_second else 1)
+        hop.session.sending = bool(link.source_at_ns) and now_ns - link.source_at_ns < SENDING_NS
         if link.heard_ns > hop.link.heard_ns:
             self._run(now_ns, hop, hop.session.heard(link.heard_ns))
         if link.rtt_ns:

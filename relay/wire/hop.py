@@ -74,6 +74,9 @@ COOKIE_LIFE = 120 * SECOND
 
 SUSPECT = 3 * SECOND
 """Silence that starts a handshake: 12 reports of an idle hop lost, 5e-7 at 30 % loss."""
+SUSPECT_SENDING = 500 * MS
+"""The same while media is sent, which is reported on every 10 ms: a peer that was started anew is known again
+within a second. Longer than a stall of the event loop by 200 ms; a handshake too many costs a kilobyte."""
 SILENT = 15 * SECOND
 """Silence that changes the state of the session."""
 CONFIRM_RETRY_MIN = 20 * MS
@@ -84,8 +87,11 @@ CONFIRM_GIVE_UP = 2 * SECOND
 """Keys that the peer has not taken after that are replaced by another handshake."""
 
 CHALLENGE_BYTES = 8
+CHALLENGE_FIRST = 20 * MS
+"""Between the first two challenges of an address: media waits for the answer, and the first is often lost."""
+CHALLENGE_BACKOFF = 1.5
 CHALLENGE_RETRY = 100 * MS
-"""Least time between challenges of an address, one RTT otherwise."""
+"""What the interval grows to, or to one RTT if that is longer."""
 CHALLENGE_TRIES = 12
 """0.51^12: one rebinding in 3,000 needs a second round at 30 % loss each way."""
 CHALLENGE_ADDRESSES_MAX = 4

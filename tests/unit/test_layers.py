@@ -29,7 +29,7 @@ RELAY_EXT = (
     ("timer", "rtp", "formats", "seal", "gf256", "load", "address"),
     ("rlc_encoder", "payload", "crypto"),
     ("rlc",),
-    ("ring", "delay", "path", "route"),
+    ("ring", "delay", "path", "route", "reorder"),
     ("egress",),
     ("playout",),
     ("hop",),
