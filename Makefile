@@ -10,7 +10,9 @@ TEST_PACKAGES := gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugi
 	gstreamer1.0-plugins-ugly gstreamer1.0-libav iproute2
 PEER_PACKAGES := gcc libc6-dev ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-good srt-tools rist-tools socat \
 	rtpengine-daemon coturn
+LAB_PEER_PACKAGES := srt-tools rist-tools
 ROUNDS ?= 5
+SECONDS ?= 60
 STUBS := $(addprefix relay_ext.,control crypto delay shards engine load seal rtp payload rlc rlc_encoder gf256 timer)
 ASAN_TESTS := $(addsuffix .py,$(addprefix tests/unit/test_,plane plane_commands shards delay playout path streams rlc gf256 seal rtp_ext \
 	payload payload_formats feedback timer)) tests/fuzz $(addsuffix .py,$(addprefix tests/integration/test_,engine bench threads))
@@ -18,7 +20,7 @@ ARM_PACKAGES := gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf qemu-user-static
 BENCH_PACKAGES := libisal-dev
 SOURCES := pyproject.toml setup.py $(wildcard relay_ext/*.pyx relay_ext/*.pxd relay_ext/csrc/*)
 
-.PHONY: build demo test test-arm lint fuzz test-asan bench bench-peers wheels wheel-arm64 clean
+.PHONY: build demo test test-arm lint fuzz test-asan bench bench-peers lab-peers wheels wheel-arm64 clean
 
 build: .venv/built
 
@@ -58,6 +60,11 @@ bench: build .venv/bench-packages
 bench-peers: build
 	tests/benchmarks/peers/install.sh $(PEER_PACKAGES)
 	$(PY) -m tests.benchmarks.peers --rounds $(ROUNDS) $(PEERS)
+
+# LAB_PEERS='--only rist --link 30' chooses; see `python -m tests.benchmarks.rivals --help`.
+lab-peers: build
+	tests/benchmarks/peers/install.sh $(LAB_PEER_PACKAGES)
+	$(PY) -m tests.benchmarks.rivals --seconds $(SECONDS) $(LAB_PEERS)
 
 wheels: build
 	.venv/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .

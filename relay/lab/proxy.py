@@ -35,6 +35,8 @@ from relay.lab.link import Link, LinkConfig, LinkProfile, bursts, packet_size, s
 Direction = Literal["up", "down"]
 FateHook = Callable[[Direction, int, bool], object]
 """Called for each datagram as it enters a link: (direction, payload bytes, whether the link loses it)."""
+LatenessHook = Callable[[int], object]
+"""Called for each datagram that is sent on, with the ns that have passed since it came out of its link."""
 
 MAX_CLIENTS = 64
 MAX_DATAGRAM = 65_535  # bytes
@@ -84,6 +86,7 @@ class Proxy:
         *,
         max_clients: int = MAX_CLIENTS,
         on_datagram: FateHook | None = None,
+        on_late: LatenessHook | None = None,
     ) -> None:
         if max_clients < 1:
             raise ValueError(f"max_clients is {max_clients}: expected 1 or more")
@@ -91,6 +94,7 @@ class Proxy:
         self._listen, self._target = listen, target
         self._max_clients = max_clients
         self._on_datagram = on_datagram
+        self._on_late = on_late
         self._links: dict[Direction, Link[tuple[_Client, bytes]]] = {
             "up": Link(up or LinkConfig(), seeded(seed, "up"), time.monotonic_ns()),
             "down": Link(down or LinkConfig(), seeded(seed, "down"), time.monotonic_ns()),
@@ -197,15 +201,17 @@ class Proxy:
     def _deliver(self) -> None:
         """Send on what has come out of the links, and set the timer for the rest."""
         now_ns = time.monotonic_ns()
-        for _, (client, payload) in self._links["up"].poll(now_ns):
-            self._emit(client.upstream, payload, self._target_address)
-        for _, (client, payload) in self._links["down"].poll(now_ns):
-            self._emit(self._listener, payload, client.address)
+        for due_ns, (client, payload) in self._links["up"].poll(now_ns):
+            self._emit(client.upstream, payload, self._target_address, due_ns)
+        for due_ns, (client, payload) in self._links["down"].poll(now_ns):
+            self._emit(self._listener, payload, client.address, due_ns)
         self._arm()
         if self._drained is not None and not self._drained.done() and not self._in_flight():
             self._drained.set_result(None)
 
-    def _emit(self, out: socket.socket, payload: bytes, address: Any) -> None:
+    def _emit(self, out: socket.socket, payload: bytes, address: Any, due_ns: int) -> None:
+        if self._on_late is not None:
+            self._on_late(time.monotonic_ns() - due_ns)
         try:
             out.sendto(payload, address)
         except OSError:

@@ -158,9 +158,10 @@ def test_the_seed_alone_says_which_datagrams_are_lost(run: Callable[[Scenario], 
 def test_nothing_is_delivered_early(run: Callable[[Scenario], None]) -> None:
     async def scenario() -> None:
         config = LinkConfig(delay_ms=12.3)
+        late_ns: list[int] = []
         async with (
             Peer(echo=True) as target,
-            Proxy(LOCAL, target.address, config, config) as proxy,
+            Proxy(LOCAL, target.address, config, config, on_late=late_ns.append) as proxy,
             Peer() as client,
         ):
             for number in range(20):
@@ -168,6 +169,8 @@ def test_nothing_is_delivered_early(run: Callable[[Scenario], None]) -> None:
                 client.socket.sendto(b"ping", proxy.address)
                 await client.wait(number + 1)
                 assert time.monotonic_ns() - start_ns >= 24_600_000
+        assert len(late_ns) == 40
+        assert min(late_ns) >= 0
 
     run(scenario)
 
