@@ -301,7 +301,7 @@ def test_parts_that_do_not_fit_together(line: Line) -> None:
     line.close()
 
 
-@pytest.mark.parametrize("jump", [1024, 5000, 2**31 - 1, 2**31, 2**31 + 1, -2048, -5000])
+@pytest.mark.parametrize("jump", [2048, 5000, 2**31 - 1, 2**31, 2**31 + 1, -2048, -5000])
 def test_jumps_empty_the_ring(line: Line, jump: int) -> None:
     assert line.packet(1010 * MS, 12) == []  # waits for 11 when the jump comes
     seq = 11 + jump
@@ -309,6 +309,22 @@ def test_jumps_empty_the_ring(line: Line, jump: int) -> None:
     assert line.stats("resets", "held") == (1, 1)
     assert line.poll(1020 * MS + HOLD) == [seq % 2**32]
     assert line.packet(1130 * MS, seq + 1) == [(seq + 1) % 2**32]
+    line.close()
+
+
+def test_a_fast_track_fills_the_ring_behind_a_hole_and_loses_only_the_hole(line: Line) -> None:
+    out = [n for i in range(2000) for n in line.packet(1010 * MS + i * 10_000, 12 + i)]  # all within the hold
+    out += line.poll(1030 * MS + HOLD)
+    assert out == list(range(12, 2012))
+    assert line.stats("lost", "resets", "held") == (1, 0, 0)
+    line.close()
+
+
+def test_a_gap_of_a_ring_and_more_releases_what_waits(line: Line) -> None:
+    assert line.packet(1010 * MS, 12) == []
+    assert line.packet(1020 * MS, 11 + 1500) == [12]
+    assert line.poll(1020 * MS + HOLD) == [1511]
+    assert line.stats("lost", "resets") == (1 + 1498, 0)
     line.close()
 
 
