@@ -9,12 +9,9 @@ from relay.core.noise import public_key
 from relay.lab.network import Network, Received, Sent
 from relay.services.machine import HOP_PORT, Machine
 from relay.services.shards import Shards
-from relay.wire.hop import CIPHER_CHACHA20_POLY1305
+from relay.wire.hop import CIPHER_CHACHA20_POLY1305, DatagramType
 from relay_ext import control
 from relay_ext.shards import SHARDS_MAX, join
-
-FIRST_SEALED = 4
-"""The datagram type from which on the receiver index names the shard; handshakes go to the first."""
 
 
 def no_file(path: Path) -> str:
@@ -109,7 +106,7 @@ class VirtualNode:
                 return deadlines
 
     def _shard(self, port: int, data: bytes) -> int:
-        if port == HOP_PORT and len(data) > 7 and data[0] >= FIRST_SEALED:
+        if port == HOP_PORT and len(data) > 7 and data[0] >= DatagramType.SOURCE:  # handshakes name no shard
             return data[7] % len(self.shards)
         return port % SHARDS_MAX
 

@@ -30,6 +30,15 @@ class _Spec:
 MS = 1e-3  # status dictionaries have milliseconds, metrics have seconds
 BITS = 1 / 8
 
+
+def _quantiles(name: str, path: str, help: str) -> tuple[_Spec, ...]:
+    """A delay in milliseconds at `path`, in which `{}` stands for p50 and p99."""
+    return tuple(
+        _Spec(name, path.format(key), help, scale=MS, labels=(("quantile", quantile),))
+        for key, quantile in (("p50", "0.5"), ("p99", "0.99"))
+    )
+
+
 NODE = (
     _Spec("relay_node_uptime_seconds", "node.uptime_seconds", "Seconds since the process started."),
     _Spec("relay_node_draining_ratio", "node.draining", "1 while the node refuses new work, else 0."),
@@ -48,15 +57,10 @@ TRACK = (
         "Seconds beyond the least transit time that a missing packet is waited for.",
         scale=MS,
     ),
-    *(
-        _Spec(
-            "relay_track_delay_seconds",
-            f"playout.delay_{key}_ms",
-            "Seconds that packets took beyond the least transit time.",
-            scale=MS,
-            labels=(("quantile", quantile),),
-        )
-        for key, quantile in (("p50", "0.5"), ("p99", "0.99"))
+    *_quantiles(
+        "relay_track_delay_seconds",
+        "playout.delay_{}_ms",
+        "Seconds that packets took beyond the least transit time.",
     ),
     _Spec(
         "relay_track_drift_ratio",
@@ -100,15 +104,10 @@ HOP = (
         "proactive_ratio",
         "Repair per source packet, sent unasked.",
     ),
-    *(
-        _Spec(
-            "relay_hop_added_delay_seconds",
-            f"added_delay_ms.{key}",
-            "Seconds that repair adds to packets, beyond propagation.",
-            scale=MS,
-            labels=(("quantile", quantile),),
-        )
-        for key, quantile in (("p50", "0.5"), ("p99", "0.99"))
+    *_quantiles(
+        "relay_hop_added_delay_seconds",
+        "added_delay_ms.{}",
+        "Seconds that repair adds to packets, beyond propagation.",
     ),
     _Spec("relay_hop_target_rate_bytes", "target_bitrate", "Bytes a second that may be sent.", scale=BITS),
     _Spec("relay_hop_mtu_bytes", "mtu", "Largest UDP payload in bytes known to get through."),

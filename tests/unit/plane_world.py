@@ -19,6 +19,7 @@ SOURCE, REPAIR, REPORT, CONTROL = 4, 5, 6, 7
 FIRST, LAST, KEY_FRAME, DISCARDABLE, IS_RTCP, START = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 WHOLE = FIRST | LAST
 ENCODER = ("192.0.2.1", 5000)
+OTHER = ("192.0.2.2", 5000)
 PLAYER, PLAYER_RTCP = ("192.0.2.9", 6004), ("192.0.2.9", 6005)
 PEER = ("198.51.100.2", 7400)
 CLOCK = 90_000
@@ -36,6 +37,12 @@ def rtp(
 
 def sender_report(ssrc: int = 0x1234, ntp: int = 0, time: int = 0) -> bytes:
     return struct.pack(">BBHIQIII", 0x80, 200, 6, ssrc, ntp, time, 1, 1)
+
+
+def receive(
+    plane: Plane, now_ns: int, *packets: bytes, port: int = RTP, source: tuple[str, int] = ENCODER
+) -> list[Datagram]:
+    return plane.receive(now_ns, [(port, source, p) for p in packets])
 
 
 def numbers(datagrams: list[Datagram], to: tuple[str, int] = PLAYER) -> list[int]:

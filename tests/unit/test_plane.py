@@ -21,6 +21,7 @@ from tests.unit.plane_world import (
     ENCODER,
     HOP,
     MS,
+    OTHER,
     OUT,
     OUT_SSRC,
     OUT_TIME,
@@ -30,29 +31,21 @@ from tests.unit.plane_world import (
     RTCP,
     RTP,
     SOURCE,
-    Datagram,
     Peer,
     add_egress,
     add_track,
     inner,
     new_plane,
     numbers,
+    receive,
     rtp,
     sender_report,
 )
-
-OTHER = ("192.0.2.2", 5000)
 
 
 @pytest.fixture
 def plane() -> Plane:
     return new_plane()
-
-
-def receive(
-    plane: Plane, now_ns: int, *packets: bytes, port: int = RTP, source: tuple[str, int] = ENCODER
-) -> list[Datagram]:
-    return plane.receive(now_ns, [(port, source, p) for p in packets])
 
 
 def ingest_stats(plane: Plane, track: int) -> dict[str, int]:

@@ -23,10 +23,10 @@ from relay_ext.seal import SealKey
 from tests.unit.plane_world import (
     CLOCK,
     CONTROL,
-    ENCODER,
     HOP,
     KEYS,
     MS,
+    OTHER,
     PEER,
     RTCP,
     RTP,
@@ -38,21 +38,14 @@ from tests.unit.plane_world import (
     add_track,
     inner,
     new_plane,
+    receive,
     rtp,
 )
-
-OTHER = ("192.0.2.2", 5000)
 
 
 @pytest.fixture
 def plane() -> Plane:
     return new_plane()
-
-
-def receive(
-    plane: Plane, now_ns: int, *packets: bytes, port: int = RTP, source: tuple[str, int] = ENCODER
-) -> list[Datagram]:
-    return plane.receive(now_ns, [(port, source, p) for p in packets])
 
 
 def counted(plane: Plane) -> dict[str, int]:
