@@ -16,9 +16,10 @@ from typing import NamedTuple
 from relay_ext.address cimport format_address, parse_address
 from relay_ext.base cimport addr, event, spsc_commit, spsc_consume, spsc_peek, spsc_queue, spsc_reserve, tx_clear, tx_packet
 from relay_ext.egress cimport EGRESS_CNAME, egress
-from relay_ext.hop cimport HOP_DELAYS, HOP_PATHS, hop, hop_destroy, hop_init, hop_params
+from relay_ext.hop cimport hop_destroy, hop_init
 from relay_ext.mailbox cimport SHARDS, SHARD_BITS, TARGETS
 from relay_ext.path cimport DATAGRAM_MAX, DATAGRAM_MIN, path, session_keys
+from relay_ext.peer cimport HOP_DELAYS, HOP_PATHS, hop, hop_params
 from relay_ext.plane cimport (
     OP_CONTROL, OP_COOKIE_SECRET, OP_EGRESS_ADD, OP_EGRESS_REMOVE, OP_FEED_ADD, OP_FEED_REMOVE, OP_HOP_ADD,
     OP_HOP_PARAMS, OP_HOP_REMOVE, OP_KEYS_ADD, OP_KEYS_DROP, OP_KEYS_USE, OP_PATH, OP_PORT,
@@ -324,7 +325,7 @@ cdef class Plane:
 
     def set_params(self, uint32_t hop_id, *, double proactive, double max_overhead, int64_t send_budget_ns,
                    int64_t receive_budget_ns):
-        """What the decision plane wants of a hop's repair; see hop.pxd for the units."""
+        """What the decision plane wants of a hop's repair; see peer.pxd for the units."""
         cdef void *h = pointer(self.hops[hop_id])
         cdef hop_params *q = <hop_params *>allocate(sizeof(hop_params))
         q.proactive = proactive

@@ -15,6 +15,8 @@ cdef enum:                    # flags
     INNER_DISCARDABLE = 0x08
     INNER_RTCP = 0x10         # payload is a sender report; takes no origin sequence
     INNER_START = 0x20        # first packet of this track that was sent on this hop
+    INNER_FRAME_START = 0x40  # first packet of its frame
+    INNER_FRAME_END = 0x80    # last packet of its frame
 
 ctypedef struct inner:
     uint16_t length           # bytes of payload that follow

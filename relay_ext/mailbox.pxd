@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from relay_ext.base cimport spsc_commit, spsc_queue, spsc_reserve, tx_queue
-from relay_ext.hop cimport hop
+from relay_ext.peer cimport hop
 from relay_ext.inner cimport inner
 from relay_ext.playout cimport track
 from relay_ext.slab cimport slab_pool

@@ -2,7 +2,7 @@
 # Shards are counted against SHARDS when they are joined, targets are addressed through a mask.
 """What crosses from one shard's packet plane to another's; posting is inline in mailbox.pxd."""
 from relay_ext.base cimport TX_CAPACITY, spsc_consume, spsc_peek
-from relay_ext.hop cimport hop_send
+from relay_ext.sender cimport hop_send
 from relay_ext.inner cimport INNER_RTCP
 from relay_ext.playout cimport track_insert, track_release, track_sender_report
 from relay_ext.slab cimport slab, slab_get, slab_unref

@@ -2,9 +2,9 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from relay_ext.base cimport addr, command, spsc_queue, tx_queue
-from relay_ext.hop cimport hop
 from relay_ext.mailbox cimport mailroom
 from relay_ext.path cimport session_keys
+from relay_ext.peer cimport hop
 from relay_ext.playout cimport track
 from relay_ext.rtp cimport rtcp_sr, rtp_unwrap
 from relay_ext.seal cimport gate

@@ -12,14 +12,14 @@ from relay_ext.base cimport (
     EVENT_DATA, addr_equal, addr_same_host, event, spsc_commit, spsc_destroy, spsc_init, spsc_peek, spsc_consume,
     spsc_reserve, tx_clear, tx_packet, tx_push)
 from relay_ext.egress cimport egress
-from relay_ext.hop cimport (
-    HOP_CONTROL, HOP_DELAYS, HOP_OK, HOP_TYPE, TYPE_CONTROL, TYPE_COOKIE, TYPE_INITIATION, TYPE_RESPONSE, TYPE_SOURCE,
-    hop_delivered, hop_destroy, hop_params, hop_receive, hop_send,
-    hop_send_control, hop_timer)
+from relay_ext.hop cimport hop_destroy, hop_receive, hop_send_control, hop_timer
 from relay_ext.inner cimport (
     INNER_FIRST, INNER_LAST, INNER_RTCP, INNER_SIZE, INNER_START, INNER_TIME_NS, be32, inner, put16, serial_diff)
 from relay_ext.mailbox cimport mail_post, mail_take, mail_target, target
 from relay_ext.path cimport path, path_elsewhere
+from relay_ext.peer cimport (
+    HOP_CONTROL, HOP_DELAYS, HOP_OK, TYPE_CONTROL, TYPE_COOKIE, TYPE_INITIATION, TYPE_RESPONSE, TYPE_SOURCE,
+    hop_delivered, hop_params)
 from relay_ext.playout cimport (
     track_destroy, track_insert, track_observe, track_release, track_restart, track_sender_report)
 from relay_ext.route cimport route_add, route_remove
@@ -28,6 +28,7 @@ from relay_ext.rtp cimport (
 from relay_ext.seal cimport (
     GATE_BAD_MAC1, GATE_COOKIE, GATE_PASS, GATE_REPLY, GATE_SHORT, gate_check, gate_free, gate_new, gate_set_secret,
     seal_key_free)
+from relay_ext.sender cimport hop_send
 from relay_ext.slab cimport SLAB_DATA, slab, slab_get, slab_pool_free, slab_pool_new, slab_unref
 from relay_ext.timer cimport timer_cancel, timer_expire, timer_next, timer_node, timer_wheel_init
 

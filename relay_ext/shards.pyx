@@ -10,7 +10,7 @@ import os
 
 from relay_ext.base cimport spsc_destroy, spsc_init, spsc_queue
 from relay_ext.control cimport Plane
-from relay_ext.hop cimport TYPE_SOURCE
+from relay_ext.peer cimport TYPE_SOURCE
 from relay_ext.mailbox cimport MAIL_CAPACITY, SHARDS as _SHARDS, mail
 from relay_ext.system cimport close
 

@@ -1,0 +1,109 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True
+# What a report names is checked against what the encoder keeps before it is used.
+"""Repair packets: proactive ones at the ratio that the decision plane sets, and answers to reports. docs/loss.md."""
+from libc.math cimport ceil, sqrt
+
+from relay_ext.datagram cimport begin_datagram, end_datagram
+from relay_ext.inner cimport put16, put32, serial_diff
+from relay_ext.path cimport path, path_reactive_in_flight
+from relay_ext.peer cimport HOP_WINDOW, REPAIR_ID, REPAIR_SPACING, TYPE_REPAIR
+from relay_ext.rlc_encoder cimport RLC_MAX_WINDOW, rlc_encode
+from relay_ext.seal cimport SEAL_HEADER
+from relay_ext.slab cimport slab, slab_unref
+from relay_ext.uplink cimport uplink_repair
+
+cdef enum:
+    PROACTIVE_WINDOW = 128    # symbols
+
+cdef double ALLOWANCE_MAX = 262144.0          # bytes of repair that may be saved up for a burst
+cdef double REACTIVE_RESERVE = 32768.0        # of which proactive repair leaves so many: what is asked for comes first
+
+
+cdef void repair_earn(hop *h, uint16_t symbol) noexcept nogil:
+    h.allowance = min(h.allowance + h.params.max_overhead * symbol, ALLOWANCE_MAX)
+
+
+cdef void repair_proactively(hop *h, int64_t now) noexcept nogil:
+    cdef path *p = uplink_repair(h)
+    cdef uint32_t next_esi = h.encoder.next
+    cdef int64_t oldest = now - h.params.send_budget
+    cdef double reserve = REACTIVE_RESERVE if h.params.send_budget > p.rtt else 0.0
+    if serial_diff(next_esi, h.window_first) > PROACTIVE_WINDOW:
+        h.window_first = next_esi - PROACTIVE_WINDOW
+    while h.window_first != next_esi - 1 and h.sent_at[h.window_first & (HOP_WINDOW - 1)] < oldest:
+        h.window_first += 1
+    h.credit += h.params.proactive
+    while h.credit >= 1.0:
+        h.credit -= 1.0
+        if h.allowance < reserve:
+            h.stats.overhead_limited += 1
+        elif not send_repair(h, p, now, h.window_first, <uint16_t>(next_esi - h.window_first), False):
+            h.credit = 0.0
+
+
+cdef bint send_repair(hop *h, path *p, int64_t now, uint32_t first, uint16_t count, bint reactive) noexcept nogil:
+    """One repair packet over `count` symbols from `first`; False when max_overhead forbids it or it cannot be."""
+    cdef uint8_t *out
+    cdef uint16_t n
+    cdef slab *d
+    if h.allowance <= 0.0:
+        h.stats.overhead_limited += 1
+        return False
+    d = begin_datagram(h, p)
+    if d == NULL:
+        return False
+    out = d.data + SEAL_HEADER
+    n = rlc_encode(h.encoder, first, count, h.repair_key, out + REPAIR_ID)
+    if n == 0:
+        slab_unref(h.pool, d)
+        return False
+    put32(out, first)
+    put16(out + 4, count)
+    put16(out + 6, h.repair_key)
+    h.repair_key += 1
+    if not end_datagram(h, p, d, now, TYPE_REPAIR, REPAIR_ID + n, reactive, &p.to):
+        return False
+    h.allowance -= n
+    h.stats.repair_sent += 1
+    h.stats.reactive_sent += reactive
+    h.stats.repair_bytes += n
+    return True
+
+
+cdef void repair_reactively(hop *h, int64_t now, uint32_t highest, uint32_t deficit, uint32_t oldest,
+                            const uint8_t *bitmap, uint16_t bits) noexcept nogil:
+    """Answer a report: the rule of docs/loss.md, "Reactive repair"."""
+    cdef path *p = uplink_repair(h)
+    cdef uint32_t esi, first = 0, last = 0, missing = 0, flying
+    cdef int64_t send_time, first_time = 0
+    cdef uint16_t i
+    cdef double d, loss, extra, need
+    for i in range(bits):
+        if not bitmap[i >> 3] & (0x80 >> (i & 7)):
+            continue
+        esi = oldest + i
+        if serial_diff(esi, h.encoder.first) < 0 or serial_diff(esi, h.encoder.next) >= 0:
+            continue  # no longer kept, or a lie
+        send_time = h.sent_at[esi & (HOP_WINDOW - 1)]
+        if now > send_time + h.params.send_budget:
+            continue  # it left now, it would come too late
+        if missing == 0:
+            first = esi
+            first_time = send_time
+        elif esi - first >= RLC_MAX_WINDOW:
+            break
+        last = esi
+        missing += 1
+    if missing == 0 or deficit == 0:
+        return
+    d = <double>min(deficit, missing)
+    loss = min(p.loss.assumed, 0.75)
+    extra = 0.0
+    if now + p.rtt + REPAIR_SPACING > first_time + h.params.send_budget:  # no further chance for the oldest
+        extra = 2.0 * sqrt(d * loss / (1.0 - loss) + 0.25) * sqrt((1.0 + p.loss.burst) / (1.0 - p.loss.burst))
+    need = ceil((d + extra) / (1.0 - loss))
+    flying = path_reactive_in_flight(p, now, highest)
+    while need > <double>flying:
+        need -= 1.0
+        if not send_repair(h, p, now, first, <uint16_t>(last - first + 1), True):
+            return
