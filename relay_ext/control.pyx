@@ -11,14 +11,12 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.unistd cimport write
 
-from typing import NamedTuple
-
 from relay_ext.address cimport format_address, parse_address
-from relay_ext.base cimport addr, event, spsc_commit, spsc_consume, spsc_peek, spsc_queue, spsc_reserve, tx_clear, tx_packet
+from relay_ext.base cimport addr, spsc_commit, spsc_peek, spsc_reserve, tx_clear, tx_packet
 from relay_ext.egress cimport EGRESS_CNAME, egress
 from relay_ext.hop cimport hop_destroy, hop_init
 from relay_ext.mailbox cimport SHARDS, SHARD_BITS, TARGETS
-from relay_ext.path cimport DATAGRAM_MAX, DATAGRAM_MIN, path, session_keys
+from relay_ext.path cimport DATAGRAM_MAX, DATAGRAM_MIN, session_keys
 from relay_ext.peer cimport HOP_DELAYS, HOP_PATHS, hop, hop_params
 from relay_ext.plane cimport (
     OP_CONTROL, OP_COOKIE_SECRET, OP_EGRESS_ADD, OP_EGRESS_REMOVE, OP_FEED_ADD, OP_FEED_REMOVE, OP_HOP_ADD,
@@ -27,10 +25,12 @@ from relay_ext.plane cimport (
     PLANE_PORTS, PLANE_SESSIONS, feed, outgoing, path_setting, plane_free, plane_new, plane_apply, plane_poll, plane_receive,
     plane_track)
 from relay_ext.delay cimport DELAY_BUCKETS
-from relay_ext.playout cimport track_init, track_target
+from relay_ext.playout cimport track_init
 from relay_ext.rtp cimport rtp_rewrite_init, rtp_unwrap_init
 from relay_ext.seal cimport SEAL_KEY, replay_init, seal_key_free, seal_key_new
 from relay_ext.slab cimport SLAB_DATA
+from relay_ext.state cimport events_of, hop_state, link_state, plane_state, track_state
+from relay_ext.state import Event, Link
 
 from relay_ext.plane cimport (
     EVENT_ADDRESS as _ADDRESS, EVENT_CONFIRMED as _CONFIRMED, EVENT_CONTROL as _CONTROL,
@@ -52,36 +52,6 @@ DEFAULT_SLABS = 32768  # 64 MB of address space, resident only as far as it has 
 
 class PlaneBusy(RuntimeError):
     """The command queue is full: the engine has not run for a while."""
-
-
-class Event(NamedTuple):
-    """What the packet plane leaves to Python; which fields mean something depends on `kind`."""
-
-    kind: int
-    now_ns: int
-    a: int
-    b: int
-    port: int
-    size: int
-    address: tuple
-    data: bytes
-
-
-class Link(NamedTuple):
-    """The state of the path that a hop sends on. Times in ns of the plane's clock, 0 for never; delays in ns."""
-
-    rtt_ns: int
-    rtt_min_ns: int
-    jitter_ns: int
-    queue_delay_ns: int
-    loss_ratio: float
-    loss_assumed: float
-    loss_burst: float
-    loss_settled: bool
-    heard_ns: int
-    source_at_ns: int
-    media_at_ns: int
-    source_sent: int
 
 
 cdef void *allocate(size_t n) except NULL:
@@ -462,35 +432,15 @@ cdef class Plane:
 
     def drain_events(self):
         """Every event that waits, by kind: handshakes, cookie replies, control, notices, sources: list[Event]."""
-        cdef list out = []
-        drain(&self.p.queues.handshakes, out)
-        drain(&self.p.queues.cookies, out)
-        drain(&self.p.queues.control, out)
-        drain(&self.p.queues.notices, out)
-        drain(&self.p.queues.sources, out)
-        return out
+        return events_of(self.p)
 
     def stats(self):
         """Counters of the plane: dict[str, int]."""
-        out = {**self.p.stats, **self.p.mail.stats}
-        out["slabs_in_use"] = self.p.pool.in_use
-        out["slabs_exhausted"] = self.p.pool.exhausted
-        out["tx_overflow"] = self.p.tx.overflow
-        return out
+        return plane_state(self.p)
 
     def track_stats(self, uint32_t track):
         """Counters of a track, of its source, and what it follows: dict."""
-        cdef plane_track *k = <plane_track *>pointer(self.tracks[track])
-        out = dict(k.t.stats)
-        out["held"] = k.t.ring.held
-        out["ssrc"] = k.t.ssrc
-        out["added_delay_ns"] = k.t.added_delay
-        out["target_ns"] = track_target(&k.t)
-        out["drift"] = k.t.line.slope if k.t.line.known else None
-        out["ingest"] = dict(k.source.stats)
-        out["source"] = format_address(&k.source.source) if k.source.latched else None
-        out["last_ns"] = k.source.last
-        return out
+        return track_state(<plane_track *>pointer(self.tracks[track]))
 
     def track_delays(self, uint32_t track):
         """Histogram of what packets took beyond the least transit time, 1 ms a slot: list[float]; see control.pyi."""
@@ -503,22 +453,11 @@ cdef class Plane:
 
     def hop_link(self, uint32_t hop_id):
         """What repair and routing decide on, of the active path: Link."""
-        cdef hop *h = <hop *>pointer(self.hops[hop_id])
-        cdef path *p = &h.paths[h.active]
-        return Link(p.rtt, p.rtt_min, p.jitter, p.queue_delay, p.loss.ratio, p.loss.assumed, p.loss.burst,
-                    p.loss.settled, p.heard, h.source_at, h.media_at, h.stats.source_sent)
+        return link_state(<hop *>pointer(self.hops[hop_id]))
 
     def hop_stats(self, uint32_t hop_id):
-        """Counters of a hop and what is known of its active path: dict."""
-        cdef hop *h = <hop *>pointer(self.hops[hop_id])
-        cdef path *p = &h.paths[h.active]
-        cdef int i
-        out = dict(h.stats)
-        out["deficit_rows"] = h.decoder.rows
-        out["paths"] = [path_dict(&h.paths[i]) for i in range(HOP_PATHS) if h.paths[i].has_address]
-        expected = p.rx_highest - p.rx_first + 1
-        out["receive_loss_ratio"] = max(1 - p.rx_packets / expected, 0.0) if p.rx_started else 0.0
-        return out
+        """Counters of a hop and what is known of its paths: dict."""
+        return hop_state(<hop *>pointer(self.hops[hop_id]))
 
     def hop_delays(self, uint32_t hop_id):
         """Histogram of the delay that the hop added beyond propagation, 1 ms a slot: list[int]."""
@@ -566,16 +505,6 @@ cdef class Plane:
         return 0
 
 
-cdef dict path_dict(path *p):
-    return {
-        "id": p.id, "address": format_address(&p.to), "datagram_max": p.datagram_max, "rtt_ns": p.rtt,
-        "loss_ratio": p.loss.ratio, "sent_packets": p.tx_datagrams, "sent_bytes": p.tx_bytes,
-        "received_packets": p.rx_datagrams, "received_bytes": p.rx_bytes, "heard_ns": p.heard,
-        "reports_invalid": p.reports_invalid,
-        "receive_highest": p.rx_highest, "receive_count": p.rx_packets,
-    }
-
-
 cdef outgoing *make_outgoing(tuple address, bytes data) except NULL:
     if len(data) > SLAB_DATA:
         raise ValueError(f"a datagram has {SLAB_DATA} bytes at most")
@@ -590,12 +519,3 @@ cdef outgoing *make_outgoing(tuple address, bytes data) except NULL:
     o.len = len(data)
     memcpy(o.data, <const uint8_t *>data, o.len)
     return o
-
-
-cdef int drain(spsc_queue *q, list out) except -1:
-    cdef event *e = <event *>spsc_peek(q)
-    while e != NULL:
-        out.append(Event(e.kind, e.now, e.a, e.b, e.port, e.size, format_address(&e.source), e.data[:e.len]))
-        spsc_consume(q)
-        e = <event *>spsc_peek(q)
-    return 0

@@ -39,6 +39,7 @@ RELAY_EXT = (
     ("hop",),
     ("mailbox",),
     ("plane",),
+    ("state",),
     ("control",),
     ("shards",),
     ("udp",),
