@@ -71,6 +71,13 @@ class Hop:
     params: tuple[float, int, int] | None = None
     """What the packet machine was last told: ratio and budgets."""
     drops: Counter[str] = field(default_factory=Counter)
+    target_bps: float | None = None
+    """Bits a second that it can carry, repair included; None: not known."""
+
+    @property
+    def media_bps(self) -> float | None:
+        """What proactive repair leaves of the target."""
+        return None if self.target_bps is None else self.target_bps / (1 + (self.params or (0.0, 0, 0))[0])
 
 
 class Hops:

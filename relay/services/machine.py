@@ -15,11 +15,12 @@ from relay.core.handshake import Identity
 from relay.errors import RelayError
 from relay.media.rtp import TrackSource, sources_of
 from relay.services import status
+from relay.services.feedback import Feedback
 from relay.services.hops import Hop, Hops
 from relay.services.shards import Shards
 from relay.services.streams import Ports, Streams
 from relay.wire.hop import CIPHER_CHACHA20_POLY1305
-from relay.wire.messages import Message
+from relay.wire.messages import KeyFrameRequest, Message
 from relay_ext import control
 
 HOP_PORT = 0
@@ -73,6 +74,7 @@ class Machine:
                 on_state=self._on_state,
             )
             self.streams.attach(self.hops)
+        self.feedback = Feedback(shards, self.streams, self.hops)
 
     def start(self, now_ns: int) -> None:
         """Do what the configuration says. Raises OSError and RelayError for what cannot be had."""
@@ -160,16 +162,23 @@ class Machine:
     def handle(self, now_ns: int, e: control.Event) -> None:
         if e.kind == control.EVENT_SOURCE:
             self.streams.on_source(e.a, e.b, e.address)
+        elif e.kind == control.EVENT_KEY_ASKED:
+            self.feedback.on_asked(now_ns, e.a)
+        elif e.kind == control.EVENT_KEY_WANTED:
+            self.feedback.on_dropped(now_ns, e.a, e.b >> 8, e.b & 0xFF)
         elif self.hops is not None:
             self.hops.handle(now_ns, e)
 
     def poll(self, now_ns: int) -> int:
         """Do what is due; returns the next deadline in ns."""
-        deadline = self.streams.poll(now_ns)
+        deadline = min(self.streams.poll(now_ns), self.feedback.poll(now_ns))
         return min(deadline, self.hops.poll(now_ns)) if self.hops else deadline
 
     def _on_message(self, now_ns: int, hop: Hop, message: Message) -> None:
-        self.streams.on_message(now_ns, hop, message)
+        if isinstance(message, KeyFrameRequest):
+            self.feedback.on_request(now_ns, hop, message)
+        else:
+            self.streams.on_message(now_ns, hop, message)
 
     def _on_state(self, now_ns: int, hop: Hop, fresh: bool) -> None:
         self.streams.on_state(now_ns, hop, fresh)

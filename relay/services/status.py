@@ -5,7 +5,8 @@ from typing import Any
 
 from relay.services.hops import MS, Hop, Hops
 from relay.services.shards import Shards
-from relay.services.streams import Stream, Streams, Track
+from relay.services.stream import Stream, Track
+from relay.services.streams import Streams
 from relay.wire.hop import CIPHER_NAMES
 from relay_ext.control import Plane
 
@@ -80,7 +81,7 @@ def hop_status(shards: Shards, hop: Hop) -> Status:
         else 0.0,
         "proactive_ratio": round(hop.params[0], 4) if hop.params else None,
         "added_delay_ms": {"p50": percentile(delays, 0.5), "p99": percentile(delays, 0.99)},
-        "target_bitrate": None,
+        "target_bitrate": None if hop.target_bps is None else round(hop.target_bps),
         "mtu": hop.session.mtu,
         "paths": [_path_status(path) for path in stats["paths"]],
         "drops": {
@@ -111,9 +112,16 @@ def stream_status(shards: Shards, stream: Stream) -> Status:
         "source": source,
         "latency_ms": stream.latency_ms,
         "budget_ms": stream.budget_ms or None,
+        "target_bitrate": _target_bitrate(stream),
         "route": _route_status(stream) if stream.enters_here else None,
         "tracks": [_track_status(shards.of(track.id), track) for track in stream.tracks],
     }
+
+
+def _target_bitrate(stream: Stream) -> int | None:
+    """Bits a second that the hop which it is sent over leaves all its tracks together."""
+    targets = [track.target_bps for track in stream.tracks if track.target_bps is not None]
+    return round(sum(targets)) if targets else None
 
 
 def _route_status(stream: Stream) -> Status:
@@ -151,8 +159,13 @@ def _track_status(plane: Plane, track: Track) -> Status:
         "late_packets": stats["late"],
         "duplicate_packets": stats["duplicate"],
         "bitrate_bps": round(track.bitrate_bps),
+        "target_bitrate": None if track.target_bps is None else round(track.target_bps),
+        "key_frames": stats["key_frames"],
+        "key_frame_requests": track.key_requests,
         "source_changes": ingest["sources"],
         "sender_reports": ingest["reports"],
+        "rate_offers": ingest["rate_offers"],
+        "malformed_payloads": ingest["payload_malformed"],
         "drops": {
             **{reason: ingest[reason] for reason in INGEST_DROPS},
             "malformed": stats["malformed"],

@@ -7,17 +7,20 @@ unless another source has it.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol
 
 from relay.config import Address, RtpDestination
-from relay.core.routing import Candidate, Choice, choose
+from relay.core.keyframes import ENCODER, KeyFrames
+from relay.core.routing import choose
 from relay.log import event
 from relay.media.rtp import TrackFormat, TrackSource, format_of
 from relay.services.hops import Hop, Hops
 from relay.services.shards import Shards
+from relay.services.stream import Stream, Track
 from relay.wire.messages import Message, Publish, PublishOk, PublishRefused, Unpublish
 from relay_ext import control
+from relay_ext.payload import kind_of
 from relay_ext.shards import shard_of
 
 logger = logging.getLogger("relay.stream")
@@ -37,7 +40,6 @@ TRACKS_MAX = 1024
 BUDGET_LEAST_MS = 20
 HOLD_SLACK_MS = 20
 """Playout waits this much longer than repair may take: two report intervals, and jitter."""
-NOT_CHOSEN = Choice(None, "not yet chosen")
 
 
 class Ports(Protocol):
@@ -51,47 +53,6 @@ class Ports(Protocol):
         ...
 
     def close(self, port: int, shard: int) -> None: ...
-
-
-@dataclass(slots=True)
-class Track:
-    """A track in the packet plane."""
-
-    id: int
-    format: TrackFormat
-    alias: int
-    ports: tuple[int, ...] = ()
-    egresses: dict[RtpDestination, int] = field(default_factory=dict)
-    bytes_seen: int = 0
-    bitrate_bps: float = 0.0
-
-
-@dataclass(slots=True)
-class Stream:
-    name: str
-    alias: int
-    """Given by the node that it enters at."""
-    epoch: int
-    latency_ms: int | None = None
-    budget_ms: int = 0
-    """Repair budget that its publisher gave it; 0 where it enters here."""
-    tracks: list[Track] = field(default_factory=list)
-    sources: tuple[TrackSource, ...] = ()
-    """How it enters here; empty when it comes from a peer."""
-    source: Hop | None = None
-    """The peer it comes from."""
-    route: Hop | None = None
-    """The peer that it is sent, or offered, to."""
-    accepted: bool = False
-    offered: bool = False
-    choice: Choice = NOT_CHOSEN
-    candidates: list[Candidate] = field(default_factory=list)
-    refusals: dict[str, tuple[str, int]] = field(default_factory=dict)
-    """By peer: the reason, and until when it holds (ns)."""
-
-    @property
-    def enters_here(self) -> bool:
-        return bool(self.sources)
 
 
 class Streams:
@@ -175,6 +136,7 @@ class Streams:
 
     def _open_track(self, stream: Stream, alias: int, source: TrackSource, shard: int) -> None:
         track = self._new_track(stream, alias, source.format, REORDER_HOLD_US, shard)
+        track.keys, track.fir = KeyFrames(ENCODER), source.fir
         listeners = {source.listen.port: control.PORT_RTP}
         listeners.setdefault(source.rtcp_port, control.PORT_RTCP)
         for number, kind in listeners.items():
@@ -189,6 +151,8 @@ class Streams:
             first_seq=int.from_bytes(self._random_bytes(4), "big"),
             payload_type=of.payload_type,
             priority=2 if of.kind == "audio" else 1,
+            kind=kind_of(of.kind, of.codec),
+            ssrc=int.from_bytes(self._random_bytes(4), "big"),
         )
         track = Track(track_id, of, alias)
         stream.tracks.append(track)
@@ -255,9 +219,13 @@ class Streams:
 
     def _measure(self, stream: Stream, elapsed: float) -> None:
         for track in stream.tracks:
-            total = self._shards.of(track.id).track_stats(track.id)["received_bytes"]
-            track.bitrate_bps = (total - track.bytes_seen) * 8 / elapsed
-            track.bytes_seen = total
+            stats = self._shards.of(track.id).track_stats(track.id)
+            flowed = track.bitrate_bps > 0  # else what comes now began in mid-look
+            track.bitrate_bps = (stats["received_bytes"] - track.bytes_seen) * 8 / elapsed
+            track.bytes_seen = stats["received_bytes"]
+            if flowed:
+                track.peak_bps = max(track.peak_bps, track.bitrate_bps)
+            track.broken_looks = track.broken_looks + 1 if stats["broken"] else 0
 
     def _route(self, now_ns: int, stream: Stream) -> None:
         if self._hops is None:
@@ -352,6 +320,7 @@ class Streams:
         for stream in self.streams.values():
             for track in stream.tracks:
                 if track.id == track_id:
+                    track.peak_bps = 0.0
                     fields = {"stream": stream.name, "kind": track.format.kind, "ssrc": ssrc}
                     event(logger, logging.INFO, "ingest_source", **fields, host=address[0], port=address[1])
 
@@ -370,14 +339,14 @@ class Streams:
                 if stream is not None and stream.epoch == epoch:
                     self._let_go(now_ns, stream, reason)
 
-    def _sent_to(self, hop: Hop, alias: int, epoch: int) -> Stream | None:
+    def sent_to(self, hop: Hop, alias: int, epoch: int) -> Stream | None:
         for stream in self.streams.values():
             if stream.route is hop and stream.enters_here and (stream.alias, stream.epoch) == (alias, epoch):
                 return stream
         return None
 
     def _taken(self, hop: Hop, alias: int, epoch: int) -> None:
-        stream = self._sent_to(hop, alias, epoch)
+        stream = self.sent_to(hop, alias, epoch)
         if stream is None or stream.accepted:
             return
         stream.accepted = True
@@ -388,7 +357,7 @@ class Streams:
 
     def _refused(self, now_ns: int, hop: Hop, alias: int, epoch: int, reason: str) -> None:
         """Also after PublishOk: a node that drains gives its streams back."""
-        stream = self._sent_to(hop, alias, epoch)
+        stream = self.sent_to(hop, alias, epoch)
         if stream is None:
             return
         event(logger, logging.WARNING, "stream_refused", stream=stream.name, peer=hop.name, reason=reason)

@@ -44,6 +44,7 @@ class Kind(IntEnum):
     PUBLISH_OK = 2
     PUBLISH_REFUSED = 3
     UNPUBLISH = 4
+    KEY_FRAME_REQUEST = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,17 @@ class Unpublish:
     reason: str
 
 
-Message = Publish | PublishOk | PublishRefused | Unpublish
+@dataclass(frozen=True, slots=True)
+class KeyFrameRequest:
+    """The receiver of a publication needs a key frame of one of its tracks."""
+
+    alias: int
+    epoch: int
+    track: int
+    """The track's alias."""
+
+
+Message = KeyFrameRequest | Publish | PublishOk | PublishRefused | Unpublish
 Fields = Mapping[str, object]
 
 
@@ -225,7 +236,14 @@ def _with_reason(make: Callable[[int, int, str], T]) -> Callable[[Fields], T]:
     return parse
 
 
+def _key_frame_request(fields: Fields) -> KeyFrameRequest:
+    return KeyFrameRequest(
+        integer(fields, "alias", 0, U16), integer(fields, "epoch", 0, U8), integer(fields, "track", 0, U8)
+    )
+
+
 _KINDS: dict[type[Message], Kind] = {
+    KeyFrameRequest: Kind.KEY_FRAME_REQUEST,
     Publish: Kind.PUBLISH,
     PublishOk: Kind.PUBLISH_OK,
     PublishRefused: Kind.PUBLISH_REFUSED,
@@ -236,4 +254,5 @@ _PARSERS: dict[Kind, Callable[[Fields], Message]] = {
     Kind.PUBLISH_OK: _publish_ok,
     Kind.PUBLISH_REFUSED: _with_reason(PublishRefused),
     Kind.UNPUBLISH: _with_reason(Unpublish),
+    Kind.KEY_FRAME_REQUEST: _key_frame_request,
 }

@@ -30,7 +30,7 @@ RELAY_EXT = (
     ("rlc_encoder", "payload", "crypto"),
     ("rlc",),
     ("ring", "delay", "path", "route", "reorder"),
-    ("egress",),
+    ("egress", "ingest"),
     ("playout",),
     ("peer",),
     ("datagram", "uplink"),

@@ -26,6 +26,7 @@ from relay.wire.hop import (
 )
 from relay.wire.messages import (
     MESSAGE_BYTES_MAX,
+    KeyFrameRequest,
     Publish,
     PublishOk,
     PublishRefused,
@@ -40,7 +41,13 @@ from relay.wire.messages import (
 VIDEO = Track(0, "video", "H264/90000", 96, 90_000, "packetization-mode=1;sprop-parameter-sets=Z0IAKeK=,aM44")
 AUDIO = Track(1, "audio", "opus/48000/2", 97, 48_000)
 PUBLISH = Publish("studio", 7, 255, 400, (VIDEO, AUDIO))
-MESSAGES = [PUBLISH, PublishOk(65535, 0), PublishRefused(1, 2, "too many streams"), Unpublish(3, 4, "")]
+MESSAGES = [
+    PUBLISH,
+    PublishOk(65535, 0),
+    PublishRefused(1, 2, "too many streams"),
+    Unpublish(3, 4, ""),
+    KeyFrameRequest(65535, 255, 255),
+]
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)

@@ -11,7 +11,8 @@ from relay.core.routing import Candidate
 from relay.media.rtp import TrackFormat, TrackSource
 from relay.services.hops import Hop, Hops
 from relay.services.shards import Shards
-from relay.services.streams import STREAMS_MAX, TRACKS_MAX, Stream, Streams
+from relay.services.stream import Stream
+from relay.services.streams import STREAMS_MAX, TRACKS_MAX, Streams
 from relay.wire.messages import Message, Publish, PublishOk, PublishRefused, Track, Unpublish
 from relay_ext.control import EVENT_SOURCE, Link
 from tests.unit.plane_world import (
@@ -72,6 +73,7 @@ class FakeHop:
     id: int
     name: str
     link: Link = LINK
+    media_bps: float | None = None
 
 
 @dataclass
