@@ -94,8 +94,10 @@ def test_a_clip(name: str, kind: Kind, letters: str) -> None:
 
 
 def test_a_transport_stream() -> None:
-    """Nothing says where a frame ends but the start of the next; eleven begin in eight packets, and one has the
-    end of a key frame as well."""
+    """Nothing says where a frame ends but the start of the next; eleven begin in eight packets.
+
+    One of those has the end of a key frame as well, and counts as its beginning.
+    """
     w = Ingest(Kind.MP2T)
     flags = w.flags(*clip("mp2t"))
     assert sum(bool(f & FRAME_START) for f in flags) == 8
