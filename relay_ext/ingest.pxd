@@ -39,6 +39,7 @@ ctypedef struct ingest:
     uint16_t rtp_port         # ours
     uint16_t rtcp_port
     uint32_t own_ssrc         # of what is said to the source
+    uint64_t credit           # bytes that came from it and have not been answered: its address is not proven
     uint8_t fir_command
     rtp_unwrap unwrap
     payload_state payload

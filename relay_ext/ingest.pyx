@@ -54,8 +54,9 @@ cdef void ingest_feedback(ingest *g, tx_queue *tx, slab_pool *pool, int kind, ui
     else:
         end += rtcp_build_remb(end, g.own_ssrc, bitrate, &g.ssrc, 1)
     body.len = <uint16_t>(end - body.data)
-    p = tx_push(tx, body, 0, body.len)
+    p = tx_push(tx, body, 0, body.len) if body.len <= g.credit else NULL
     if p != NULL:
+        g.credit -= body.len
         address(g, p)
         if kind == FEEDBACK_REMB:
             g.stats.rate_offers += 1

@@ -150,6 +150,7 @@ cdef inline bint follow(plane *p, int64_t now, plane_track *k, const addr *sourc
     elif g.ssrc == ssrc:
         return True
     g.ssrc = ssrc
+    g.credit = 0
     g.report_due = True
     g.stats.sources += 1
     if new_event(p, &p.queues.sources, &p.stats.sources_dropped, now, EVENT_SOURCE, k.t.id, ssrc, source, 0) != NULL:
@@ -176,6 +177,7 @@ cdef void receive_rtp(plane *p, int64_t now, plane_track *k, const addr *source,
         g.stats.other_source += 1
         return
     g.last = now
+    g.credit += n
     memset(&header, 0, sizeof(header))
     if rtp_unwrap_apply(&g.unwrap, h.ssrc, h.seq, &header.seq) == RTP_UNWRAP_HELD:
         g.stats.held += 1

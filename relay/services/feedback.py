@@ -81,11 +81,9 @@ class Feedback:
             return
         if stream.enters_here:
             self._shards.of(track.id).ask_key_frame(track.id, track.fir)
-        elif stream.source is None or self._hops is None:
-            return
-        else:
-            self._hops.send(now_ns, stream.source, KeyFrameRequest(stream.alias, stream.epoch, track.alias))
-        track.key_requests += 1
+        elif stream.source is not None and self._hops is not None:
+            request = KeyFrameRequest(stream.alias, stream.epoch, track.alias)
+            track.key_requests += self._hops.send(now_ns, stream.source, request)
 
     def _key_frames(self, track: Track) -> int:
         seen: int = self._shards.of(track.id).track_stats(track.id)["key_frames"]

@@ -161,7 +161,7 @@ def _track_status(plane: Plane, track: Track) -> Status:
         "bitrate_bps": round(track.bitrate_bps),
         "target_bitrate": None if track.target_bps is None else round(track.target_bps),
         "key_frames": stats["key_frames"],
-        "key_frame_requests": track.key_requests,
+        "key_frame_requests": track.key_requests + ingest["key_requests"],
         "source_changes": ingest["sources"],
         "sender_reports": ingest["reports"],
         "rate_offers": ingest["rate_offers"],

@@ -32,7 +32,7 @@ class Track:
     broken_looks: int = 0
     """For so many looks in a row packets were missing for good and no key frame had come since."""
     key_requests: int = 0
-    """Key frames asked for, of its encoder or of the peer that it comes from."""
+    """Key frames asked for of the peer that it comes from."""
 
 
 @dataclass(slots=True)

@@ -83,8 +83,8 @@ class Viewer:
         return out, None
 
 
-def world(seed: int, link: LinkConfig) -> tuple[Fleet, Camera, Viewer]:
-    fleet = edge_and_region(seed, link)
+def world(seed: int, link: LinkConfig, threads: int = 1) -> tuple[Fleet, Camera, Viewer]:
+    fleet = edge_and_region(seed, link, threads=threads)
     viewer = Viewer(fleet.network)
     camera = Camera(fleet.network, (fleet.specs["edge"].host, VIDEO.listen))
     fleet.run(6)
@@ -92,9 +92,9 @@ def world(seed: int, link: LinkConfig) -> tuple[Fleet, Camera, Viewer]:
     return fleet, camera, viewer
 
 
-@pytest.mark.parametrize("loss", [0.0, 0.3])
-def test_a_player_asks_and_the_encoder_answers(seed: int, loss: float) -> None:
-    fleet, camera, viewer = world(seed, LinkConfig(delay_ms=50, loss=loss))
+@pytest.mark.parametrize(("loss", "threads"), [(0.0, 1), (0.3, 1), (0.3, 2)])
+def test_a_player_asks_and_the_encoder_answers(seed: int, loss: float, threads: int) -> None:
+    fleet, camera, viewer = world(seed, LinkConfig(delay_ms=50, loss=loss), threads)
     asked = fleet.now_ns
     viewer.ask()
     fleet.run(3)

@@ -42,6 +42,7 @@ FRAME = FRAME_START | FRAME_END
 OWN = 0x0BADCAFE
 """The node's SSRC towards the encoder."""
 REPORT = build_rr(OWN)
+LONG = rtp(1, payload=bytes(1000))
 SLICE, IDR = b"\x41x", b"\x65x"
 
 
@@ -173,7 +174,7 @@ def test_nothing_is_said_before_there_is_a_source() -> None:
 
 def test_the_port_after_rtp_until_rtcp_has_come() -> None:
     w = Ingest()
-    receive(w.plane, 0, rtp(1))
+    receive(w.plane, 0, LONG)
     assert w.said() == [(RTCP, (ENCODER[0], ENCODER[1] + 1), REPORT + build_pli(OWN, 0x1234))]
     assert w.said(rate=10**6) == []  # it may not be listening at all
     listening = (ENCODER[0], 7777)
@@ -185,34 +186,45 @@ def test_the_port_after_rtp_until_rtcp_has_come() -> None:
     assert (w.count("key_requests"), w.count("rate_offers")) == (3, 1)
 
 
+def test_no_more_than_came_from_there() -> None:
+    """The address of a source is taken on trust."""
+    w = Ingest()
+    receive(w.plane, 0, rtp(1, payload=bytes(100)))  # 116 bytes: two of 40 are paid for
+    assert [len(w.said()) for _ in range(3)] == [1, 1, 0]
+    receive(w.plane, 0, rtp(2, payload=bytes(100)))
+    assert len(w.said()) == 1
+    receive(w.plane, 0, rtp(3, ssrc=9))  # another source begins anew
+    assert w.said() == []
+
+
 def test_where_rtcp_is_multiplexed() -> None:
     w = Ingest()
     track = add_track(w.plane, egress=False)
     w.plane.set_port(40, PORT_RTP, track)
-    receive(w.plane, 0, rtp(1), port=40)
+    receive(w.plane, 0, LONG, port=40)
     w.plane.ask_key_frame(track)
     assert [d[:2] for d in w.plane.poll(0)[0] if d[1] != PEER] == [(40, ENCODER)]
 
 
 def test_full_intra_requests_are_numbered() -> None:
     w = Ingest()
-    receive(w.plane, 0, rtp(1))
+    receive(w.plane, 0, LONG)
     commands = [data for _ in range(3) for _, _, data in w.said(fir=True)]
     assert commands == [REPORT + build_fir(OWN, 0x1234, n) for n in (1, 2, 3)]
 
 
 def test_another_source_is_not_told_at_the_address_of_the_one_before() -> None:
     w = Ingest()
-    receive(w.plane, 0, rtp(1))
+    receive(w.plane, 0, LONG)
     receive(w.plane, 0, sender_report(), port=RTCP, source=(ENCODER[0], 7777))
-    receive(w.plane, 3000 * MS, rtp(1, ssrc=9), source=OTHER)
+    receive(w.plane, 3000 * MS, rtp(1, ssrc=9, payload=bytes(1000)), source=OTHER)
     assert w.said(rate=1) == []
     assert w.said() == [(RTCP, (OTHER[0], OTHER[1] + 1), REPORT + build_pli(OWN, 9))]
 
 
 def test_a_bitrate_beyond_32_bits() -> None:
     w = Ingest()
-    receive(w.plane, 0, rtp(1), sender_report())
+    receive(w.plane, 0, LONG, sender_report())
     ((_, _, data),) = w.said(rate=10**10)
     assert data == REPORT + build_remb(OWN, 10**10, [0x1234])
 
