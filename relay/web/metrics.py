@@ -42,6 +42,11 @@ def _quantiles(name: str, path: str, help: str) -> tuple[_Spec, ...]:
 NODE = (
     _Spec("relay_node_uptime_seconds", "node.uptime_seconds", "Seconds since the process started."),
     _Spec("relay_node_draining_ratio", "node.draining", "1 while the node refuses new work, else 0."),
+    _Spec(
+        "relay_fleet_record_expiry_seconds",
+        "fleet.record.expires_in_seconds",
+        "Seconds until the node's own record expires; below 0 afterwards.",
+    ),
     _Spec("relay_node_ready_ratio", "ready", "1 while media can flow, else 0."),
 )
 TRACK = (

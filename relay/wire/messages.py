@@ -45,6 +45,7 @@ class Kind(IntEnum):
     PUBLISH_REFUSED = 3
     UNPUBLISH = 4
     KEY_FRAME_REQUEST = 5
+    REVOCATIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,15 @@ class KeyFrameRequest:
     """The track's alias."""
 
 
-Message = KeyFrameRequest | Publish | PublishOk | PublishRefused | Unpublish
+@dataclass(frozen=True, slots=True)
+class RevocationList:
+    """The newest list of revoked keys that the sender has; the receiver checks it and passes it on."""
+
+    signed: bytes
+    """As the fleet's key has signed it (core/record.py)."""
+
+
+Message = KeyFrameRequest | Publish | PublishOk | PublishRefused | RevocationList | Unpublish
 Fields = Mapping[str, object]
 
 
@@ -242,12 +251,20 @@ def _key_frame_request(fields: Fields) -> KeyFrameRequest:
     )
 
 
+def _revocation_list(fields: Fields) -> RevocationList:
+    signed = fields.get("signed")
+    if not isinstance(signed, bytes):
+        raise WireError("signed must be bytes")
+    return RevocationList(signed)
+
+
 _KINDS: dict[type[Message], Kind] = {
     KeyFrameRequest: Kind.KEY_FRAME_REQUEST,
     Publish: Kind.PUBLISH,
     PublishOk: Kind.PUBLISH_OK,
     PublishRefused: Kind.PUBLISH_REFUSED,
     Unpublish: Kind.UNPUBLISH,
+    RevocationList: Kind.REVOCATIONS,
 }
 _PARSERS: dict[Kind, Callable[[Fields], Message]] = {
     Kind.PUBLISH: _publish,
@@ -255,4 +272,5 @@ _PARSERS: dict[Kind, Callable[[Fields], Message]] = {
     Kind.PUBLISH_REFUSED: _with_reason(PublishRefused),
     Kind.UNPUBLISH: _with_reason(Unpublish),
     Kind.KEY_FRAME_REQUEST: _key_frame_request,
+    Kind.REVOCATIONS: _revocation_list,
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 RELAY = (
-    ("relay", "relay.errors", "relay.seq", "relay.log"),
+    ("relay", "relay.errors", "relay.seq", "relay.log", "relay.files"),
     ("relay.wire",),
     ("relay.core",),
     ("relay.config",),
@@ -17,7 +17,7 @@ RELAY = (
     ("relay.web",),
     ("relay.lab",),
     ("relay.bench",),
-    ("relay.node",),
+    ("relay.node", "relay.fleet"),
     ("relay.lab.demo",),  # runs whole nodes on this machine
     ("relay.cli",),
 )
