@@ -1,6 +1,7 @@
 """The files of a configuration: the file itself, the private key, SDP descriptions, what the fleet's key has
 signed."""
 
+import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -65,6 +66,10 @@ def read_statement(path: Path, kind: str, expected: str) -> bytes:
 
 
 def _check_fleet(config: Config, fleet: FleetConfig) -> Iterator[Problem]:
+    state_dir = config.node.state_dir
+    if not os.access(state_dir, os.W_OK | os.X_OK):
+        expected = f"a directory to keep revocations in: mkdir -p {state_dir}, owned by the node's user"
+        yield Problem("node.state_dir", f"{state_dir}, where nothing can be written", expected)
     files = ("record", fleet.record_file, "sign"), ("revocations", fleet.revocations_file, "revoke")
     for kind, path, command in files:
         if path is None:

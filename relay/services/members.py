@@ -169,13 +169,13 @@ class Members:
         return self._members[of.public_key]
 
     def _make_way(self, now_ns: int, of: Record) -> None:
-        """A name is one peer's. Raises HandshakeError unless it is free, or of a member with an older record,
-        whose key has been replaced."""
+        """A name is one peer's, and no other's than ours is ours. Raises HandshakeError unless it is free, or
+        of a member with an older record, whose key has been replaced."""
         hop = self._hops.named(of.name)
         holder = next((m for m in self._members.values() if m.hop is hop), None)
         if holder is not None and holder.record.issued_s < of.issued_s:
             self._drop(now_ns, holder, "its name has a newer key")
-        elif hop is not None or of.name == self._identity.name:
+        elif hop is not None or self._identity.name == of.name or self._identity.public == of.public_key:
             raise HandshakeError("name in use")
 
     def _unproven(self) -> Member:

@@ -30,6 +30,7 @@ from relay.wire.messages import (
     Publish,
     PublishOk,
     PublishRefused,
+    RevocationList,
     Track,
     UnknownMessage,
     Unpublish,
@@ -47,6 +48,7 @@ MESSAGES = [
     PublishRefused(1, 2, "too many streams"),
     Unpublish(3, 4, ""),
     KeyFrameRequest(65535, 255, 255),
+    RevocationList(b"\xff" * 842),
 ]
 
 
