@@ -10,6 +10,7 @@ import base64
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -107,6 +108,8 @@ class Members:
     def reload(self, now_ns: int, config: FleetConfig) -> None:
         """Read the record and the list anew; the next handshakes carry the record. Raises ConfigError, and
         OSError, for files that are no use; then all is as before."""
+        if config.authority_key != self.trust.authority:
+            return  # another fleet: that takes a restart
         packed = self._statement(config.record_file, "record")
         revocations = self._statement(config.revocations_file, "revocations")
         try:
@@ -164,7 +167,7 @@ class Members:
         elif len(self._members) >= self._config.max_peers:
             self._drop(now_ns, self._unproven(), "too many peers")
         hop = self._hops.add(now_ns, of.name, of.region, of.public_key, ())
-        event(logger, logging.INFO, "member_accepted", peer=of.name, region=of.region)
+        event(logger, logging.DEBUG, "member_accepted", peer=of.name, region=of.region)
         self._members[of.public_key] = Member(hop, of, packed, now_ns + HALF_OPEN_LIFE)
         return self._members[of.public_key]
 
@@ -187,8 +190,10 @@ class Members:
         raise HandshakeError("too many peers")
 
     def _drop(self, now_ns: int, member: Member, why: str) -> None:
-        event(logger, logging.INFO, "member_removed", peer=member.record.name, why=why)
-        del self._members[member.record.public_key]
+        of = member.record
+        proven = member.hop.session.peer_hello is not None  # others may come and go as often as one likes
+        event(logger, logging.INFO if proven else logging.DEBUG, "member_removed", peer=of.name, why=why)
+        del self._members[of.public_key]
         self._remove_hop(now_ns, member.hop)
 
     def configured(self, now_ns: int, name: str, public_key: bytes) -> bool:
@@ -209,7 +214,14 @@ class Members:
         if fresh:
             hop.revocations_s = 0
             self._tell(now_ns, hop)
+            self._witness(now_ns, hop)
         self.waits = True
+
+    def _witness(self, now_ns: int, hop: Hop) -> None:
+        """What a peer's record proves of the time, also where the record was not needed."""
+        hello = hop.session.peer_hello
+        with suppress(RecordError):
+            self.trust.open(now_ns, hello.record if hello else b"")
 
     def on_message(self, now_ns: int, hop: Hop, message: RevocationList) -> None:
         try:
