@@ -3,6 +3,7 @@ node, and need that machine's clock to be right."""
 
 import argparse
 import secrets
+import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -27,7 +28,8 @@ AUTHORITY = "fleet-authority:"
 def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds the commands below `relay fleet`; `command(name, run, text)` makes one."""
     sub = command("init", _init, "make the fleet's key, and print its public key")
-    sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="the private key (mode 0600)")
+    text = "where to write the private key (mode 0600); without it: key on stdout, public key on stderr"
+    sub.add_argument("--out", type=Path, metavar="FILE", help=text)
     sub = command("sign", _sign, "sign the record of a node, or renew it")
     _add_authority(sub)
     sub.add_argument("--name", metavar="N", help="[node] name")
@@ -155,8 +157,13 @@ def _own(authority: bytes, path: Path) -> bytes:
 
 def _init(args: argparse.Namespace) -> int:
     private = secrets.token_bytes(32)
-    _write(args.out, f"{AUTHORITY}{format_key(private)}\n", mode=0o600)
-    print(format_key(ed25519_public_key(private)))
+    text, public = f"{AUTHORITY}{format_key(private)}", format_key(ed25519_public_key(private))
+    if args.out is None:
+        print(text)
+        print(f"authority_key: {public}", file=sys.stderr)
+    else:
+        _write(args.out, text + "\n", mode=0o600)
+        print(public)
     return 0
 
 

@@ -163,7 +163,7 @@ class Caller:
     remote_index: int
     noise: Responder
     datagram_bytes: int
-    _hello: Hello | None = None
+    _hello: Hello | None = field(default=None, init=False, repr=False)
 
     def hello(self) -> Hello:
         """What the caller says, now authenticated. Raises HandshakeError."""

@@ -165,7 +165,7 @@ class Members:
         if known is not None:
             self._drop(now_ns, known, "renamed")
         elif len(self._members) >= self._config.max_peers:
-            self._drop(now_ns, self._unproven(), "too many peers")
+            self._drop(now_ns, self._unconnected(), "too many peers")
         hop = self._hops.add(now_ns, of.name, of.region, of.public_key, ())
         event(logger, logging.DEBUG, "member_accepted", peer=of.name, region=of.region)
         self._members[of.public_key] = Member(hop, of, packed, now_ns + HALF_OPEN_LIFE)
@@ -181,11 +181,11 @@ class Members:
         elif hop is not None or self._identity.name == of.name or self._identity.public == of.public_key:
             raise HandshakeError("name in use")
 
-    def _unproven(self) -> Member:
-        """The oldest member that has never confirmed a handshake: perhaps one that was replayed. Raises
-        HandshakeError when all have."""
+    def _unconnected(self) -> Member:
+        """The oldest member without keys in use, whose initiations may be replays of long ago. Raises
+        HandshakeError when there is none."""
         for member in self._members.values():
-            if member.hop.session.peer_hello is None:
+            if member.hop.session.state == "connecting":
                 return member
         raise HandshakeError("too many peers")
 

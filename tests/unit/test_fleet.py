@@ -81,6 +81,13 @@ def test_init(here: Path, capsys: Capture) -> None:
     assert "cannot be written" in refused(capsys, 1, "init", "--out", "none/fleet.key")
 
 
+def test_init_without_a_file(here: Path, capsys: Capture) -> None:
+    assert cli.main(["fleet", "init"]) == 0
+    out, err = capsys.readouterr()
+    private = parse_key(out.removeprefix("fleet-authority:"))
+    assert err == f"authority_key: {format_key(ed25519_public_key(private))}\n"
+
+
 def test_sign_and_show(here: Path, capsys: Capture) -> None:
     out = run(capsys, *NEW, "--address", "203.0.113.7:7400", "--address", "[2001:db8::9]:7400")
     assert out == "n.record: n in r, valid until 2027-04-15 08:00:00 UTC\n"
