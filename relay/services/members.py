@@ -157,9 +157,10 @@ class Members:
 
     def _accept(self, now_ns: int, of: Record, packed: bytes, known: Member | None) -> Member:
         """The member that a record is of; the latest of its records counts."""
+        if known is not None and of.issued_s <= known.record.issued_s:
+            return known
         if known is not None and known.record.name == of.name:
-            if of.issued_s > known.record.issued_s:
-                known.record, known.packed, known.hop.region = of, packed, of.region
+            known.record, known.packed, known.hop.region = of, packed, of.region
             return known
         self._make_way(now_ns, of)
         if known is not None:

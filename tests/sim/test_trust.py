@@ -344,19 +344,31 @@ def test_a_signature_is_checked_after_everything_else_and_once(
         body[at] ^= 1 << rng.randrange(8)
         damaged.append(with_macs(bytes(body[:-32]), public, None) if at < len(good) - 32 else bytes(body))
 
-    def send(datagrams: list[bytes]) -> None:
-        start_ns = fleet.now_ns
-        host = f"203.0.113.{start_ns % 200}"
-        script = [
-            (start_ns + i * 50 * MS, (host, 6666), (REGION, HOP_PORT), d) for i, d in enumerate(datagrams)
-        ]
-        Script(fleet.network, script)
-        fleet.run(len(datagrams) * 0.05 + 0.5)
-
-    send(damaged)
+    datagrams = [*damaged, *[good] * 5]
+    script = [
+        (fleet.now_ns + i * 50 * MS, STRANGER, (REGION, HOP_PORT), data) for i, data in enumerate(datagrams)
+    ]
+    Script(fleet.network, script)
+    fleet.run(len(damaged) * 0.05 - 0.02)
     assert checked == []
-    send([good] * 5)
+    fleet.run(1)
     assert checked == [packed]
+
+
+def test_a_member_gets_another_name_by_a_later_record_and_not_by_an_earlier_one(seed: int) -> None:
+    fleet = three(seed, LinkConfig(delay_ms=20))
+    fleet.run_until(lambda: all_connected(fleet), 10)
+    key = fleet.key("edge")
+    before = fleet.records["edge"]
+    fleet.records["edge"] = fleet.record("edge-7", key=key, issued_s=SIGNED_S + 1)
+    fleet.reload("edge")
+    fleet.run(145)  # until the keys are renewed
+    assert fleet.state("region", "edge") is None
+    assert fleet.state("region", "edge-7") == "connected"
+    replayed = initiation(fleet, key, "x", before)
+    Script(fleet.network, [(fleet.now_ns, STRANGER, (REGION, HOP_PORT), replayed)])
+    fleet.run(1)
+    assert fleet.state("region", "edge-7") == "connected"
 
 
 def test_a_flood_of_callers_with_false_records_is_held_off_by_cookies(seed: int) -> None:
