@@ -20,7 +20,7 @@ ARM_PACKAGES := gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf qemu-user-static
 BENCH_PACKAGES := libisal-dev
 SOURCES := pyproject.toml setup.py $(wildcard relay_ext/*.pyx relay_ext/*.pxd relay_ext/csrc/*)
 
-.PHONY: build demo test test-arm lint fuzz test-asan bench bench-peers lab-peers wheels wheel-arm64 clean
+.PHONY: build demo test test-arm lint fuzz test-asan bench bench-peers lab lab-peers wheels wheel-arm64 clean
 
 build: .venv/built
 
@@ -60,6 +60,10 @@ bench: build .venv/bench-packages
 bench-peers: build
 	tests/benchmarks/peers/install.sh $(PEER_PACKAGES)
 	$(PY) -m tests.benchmarks.peers --rounds $(ROUNDS) $(PEERS)
+
+# What docs/loss.md shows, at full size: hours. LAB='--packets 24000 --seeds 2 --only W1 W6' chooses.
+lab: build
+	$(PY) -m relay.lab.grid --check $(LAB)
 
 # LAB_PEERS='--only rist --link 30' chooses; see `python -m tests.benchmarks.rivals --help`.
 lab-peers: build

@@ -6,7 +6,7 @@ from libc.math cimport ceil, sqrt
 from relay_ext.datagram cimport begin_datagram, end_datagram
 from relay_ext.inner cimport put16, put32, serial_diff
 from relay_ext.path cimport path, path_reactive_in_flight
-from relay_ext.peer cimport HOP_WINDOW, REPAIR_ID, REPAIR_SPACING, TYPE_REPAIR
+from relay_ext.peer cimport HOP_WINDOW, REPAIR_ID, REPAIR_SPACING, REPORT_INTERVAL, TYPE_REPAIR
 from relay_ext.rlc_encoder cimport RLC_MAX_WINDOW, rlc_encode
 from relay_ext.seal cimport SEAL_HEADER
 from relay_ext.slab cimport slab, slab_unref
@@ -17,6 +17,8 @@ cdef enum:
 
 cdef double ALLOWANCE_MAX = 262144.0          # bytes of repair that may be saved up for a burst
 cdef double REACTIVE_RESERVE = 32768.0        # of which proactive repair leaves so many: what is asked for comes first
+cdef double LOSS_MAX = 0.75                   # beyond which no answer is worth its bytes
+cdef double SILENCE = 0.02                    # chance that no further report is heard, from which on an answer is the last
 
 
 cdef void repair_earn(hop *h, uint16_t symbol) noexcept nogil:
@@ -70,6 +72,19 @@ cdef bint send_repair(hop *h, path *p, int64_t now, uint32_t first, uint16_t cou
     return True
 
 
+cdef inline int64_t last_chance(const path *p, double loss) noexcept nogil:
+    """How long before it is too late an answer counts as the last one: the time in which no further report is heard
+    with a chance above SILENCE, if reports are lost as repair is. No longer than a round of repair: then the
+    next answer knows what became of this one."""
+    cdef double again = loss + p.loss.burst * (1.0 - loss)  # of a loss after a loss
+    cdef double silent = loss
+    cdef int64_t time = REPORT_INTERVAL
+    while silent > SILENCE and time < p.rtt + REPAIR_SPACING:
+        silent *= again
+        time += REPORT_INTERVAL
+    return time
+
+
 cdef void repair_reactively(hop *h, int64_t now, uint32_t highest, uint32_t deficit, uint32_t oldest,
                             const uint8_t *bitmap, uint16_t bits) noexcept nogil:
     """Answer a report: the rule of docs/loss.md, "Reactive repair"."""
@@ -97,9 +112,9 @@ cdef void repair_reactively(hop *h, int64_t now, uint32_t highest, uint32_t defi
     if missing == 0 or deficit == 0:
         return
     d = <double>min(deficit, missing)
-    loss = min(p.loss.assumed, 0.75)
+    loss = min(p.loss.assumed, LOSS_MAX)
     extra = 0.0
-    if now + p.rtt + REPAIR_SPACING > first_time + h.params.send_budget:  # no further chance for the oldest
+    if now + last_chance(p, loss) > first_time + h.params.send_budget:
         extra = 2.0 * sqrt(d * loss / (1.0 - loss) + 0.25) * sqrt((1.0 + p.loss.burst) / (1.0 - p.loss.burst))
     need = ceil((d + extra) / (1.0 - loss))
     flying = path_reactive_in_flight(p, now, highest)

@@ -14,6 +14,9 @@ LOSS_MAX = 0.75
 """Loss beyond which no ratio is worth its bytes."""
 MIDDLE_FACTOR = 1.3
 """Times p/(1-p), where one reactive round fits the budget but a second does not."""
+BURST_FACTOR = 1 / 3
+"""Times rho, added to 1 where two rounds fit: reports are lost in bursts too, and what is sent unasked must
+do while none is heard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,4 +58,5 @@ def proactive_ratio(link: Link) -> float:
         share = (link.budget_ns - one_round) / (middle - one_round)
         return alone + share * (MIDDLE_FACTOR * mean - alone)
     share = min((link.budget_ns - middle) / (two_rounds - middle), 1.0)
-    return mean * (MIDDLE_FACTOR + share * (1 - MIDDLE_FACTOR))
+    asked_for = 1 + BURST_FACTOR * link.loss_burst
+    return mean * (MIDDLE_FACTOR + share * (asked_for - MIDDLE_FACTOR))

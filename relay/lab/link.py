@@ -341,7 +341,7 @@ class Link(Generic[T]):
         self._queue_ns = round(config.queue_ms * NS_PER_MS)
         self._chain = config.loss if isinstance(config.loss, GilbertElliott) else None
         self._loss = 0.0 if isinstance(config.loss, GilbertElliott) else config.loss
-        self._outages = _outages(config, self._origin_ns)
+        self._outages = outages(config, self._origin_ns)
         self._outage = next(self._outages, _NO_OUTAGE)
 
     def _change_rate(self, at_ns: int, old: float | None, new: float | None) -> None:
@@ -373,7 +373,7 @@ def packet_size(payload_bytes: int, host: str) -> int:
     return payload_bytes + (48 if ":" in host else 28)
 
 
-def _outages(config: LinkConfig, origin_ns: int) -> Iterator[tuple[int, int]]:
+def outages(config: LinkConfig, origin_ns: int) -> Iterator[tuple[int, int]]:
     """(start, end) in ns of all outages of a configuration, by their start; endless when they are regular."""
     listed = (
         (origin_ns + round(a * NS_PER_S), origin_ns + round(b * NS_PER_S)) for a, b in sorted(config.outages)

@@ -1,20 +1,20 @@
-"""Small versions of the cells W1 to W8: 400 packets/s of 1200 bytes over a lossy link in virtual time.
+"""The cells of the grid at a size for every day, and what else a lossy link does to 400 packets/s.
 
-A run of this size cannot show a residual loss of 1e-5, so a cell states how many packets may be missing in
-its seeds together. The last packets of a run count too, although nothing that follows them protects them.
+The last packets of a run count too, although nothing that follows them protects them.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import mean
+from math import exp, sqrt
 from typing import Any
 
 import pytest
 
+from relay.lab.crossing import Terms, cross, together
+from relay.lab.grid import CELLS, Cell, row
 from relay.lab.link import GilbertElliott, LinkConfig, bursts
 from relay.lab.virtual import VirtualNode
 from tests.sim.fleet import (
-    AUDIO,
     EDGE,
     MS,
     REGION,
@@ -36,14 +36,11 @@ class Outcome:
     players: dict[str, Player]
     missing: dict[str, int]
     overhead: float
-    all_in: float
-    """Bytes of all datagrams that the edge sent to the region, over the bytes of RTP."""
-    delay_mean_ms: float
     delay_p99_ms: float
 
 
 @lru_cache(maxsize=2)
-def cross(
+def run(
     seed: int,
     link: LinkConfig,
     *,
@@ -66,76 +63,82 @@ def cross(
             address=("10.0.0.8", 5000 + 2 * i),
         )
     fleet.network.run(START_NS + int((seconds + 3) * SECOND))
-    edge = fleet.hop_status("edge", "region")
-    hop = fleet.hop("region", "edge").id
-    delays = fleet.nodes["region"].shards.of(hop).hop_delays(hop)
-    media_bytes = sum(counts[m.kind] * m.size for m in tracks)
     return Outcome(
         fleet,
         players,
         {kind: len(player.missing(range(counts[kind]))) for kind, player in players.items()},
-        edge["overhead_ratio"],
-        edge["paths"][0]["sent_bytes"] / media_bytes,
-        sum((ms + 0.5) * n for ms, n in enumerate(delays)) / sum(delays),
+        fleet.hop_status("edge", "region")["overhead_ratio"],
         fleet.hop_status("region", "edge")["added_delay_ms"]["p99"],
     )
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A link and what may be missing in two runs of 12,000 packets; overhead and delay are averages."""
-
-    name: str
-    link: LinkConfig
-    budget_ms: int
-    missing: int
-    overhead: float
-    p99_ms: float
-    tracks: tuple[Media, ...] = (VIDEO,)
+PACKETS = 24_000
+"""Of video, a seed."""
+CLUSTER = 4
+"""Packets that are lost together: where repair fails, it fails for several."""
+TRAIN = 25
+"""Packets that are lost after an outage when a burst takes more of the answer than its margin. The target of
+W10 is 0, but that happens."""
+START = 0.02
+"""Repair overhead beside what a run of PACKETS needs: for its first two seconds it counts on 30 %."""
 
 
-RANDOM = LinkConfig(delay_ms=50, loss=0.3)
-CELLS = (
-    # Targets for overhead: W1 0.65, W2 0.60, W4 0.62, W6 0.22. Measured here 0.68, 0.62, 0.63, 0.22.
-    Cell("W1", RANDOM, 200, missing=3, overhead=0.70, p99_ms=140),
-    Cell("W2", RANDOM, 250, missing=2, overhead=0.64, p99_ms=150),
-    Cell("W3", RANDOM, 150, missing=12, overhead=0.75, p99_ms=120),
-    Cell("W4", LinkConfig(delay_ms=100, loss=0.3), 400, missing=2, overhead=0.66, p99_ms=240),
-    # One unlucky burst takes several packets at once, so a small run scatters; 3e-4 would be 7 of 24,000.
-    Cell("W5", LinkConfig(delay_ms=50, loss=bursts(0.3, 4)), 250, missing=16, overhead=0.90, p99_ms=200),
-    Cell("W6", LinkConfig(delay_ms=50, loss=0.1), 200, missing=0, overhead=0.25, p99_ms=120),
-    # Audio: 1,500 packets a seed. Its symbols are short and a repair packet is not, hence the overhead.
-    Cell("W8", RANDOM, 200, missing=6, overhead=0.76, p99_ms=140, tracks=(VIDEO, AUDIO)),
-)
+def most_losses(ratio: float, packets: int) -> int:
+    """What a hop that loses just that ratio would exceed once in a hundred runs (Poisson, of clusters)."""
+    mean_clusters = ratio * packets / CLUSTER
+    clusters, chance = 0, exp(-mean_clusters)
+    within = chance
+    while within < 0.99:
+        clusters += 1
+        chance *= mean_clusters / clusters
+        within += chance
+    return clusters * CLUSTER
+
+
+def overhead_deviation(terms: Terms, overhead: float, packets: int) -> float:
+    """Of the overhead, which goes with p/(1-p): in so many packets a link loses more or less than p."""
+    p = terms.loss_ratio
+    if p == 0:
+        return 0.0
+    loss = terms.link.loss
+    rho = 1 - loss.p_good_bad - loss.p_bad_good if isinstance(loss, GilbertElliott) else 0.0
+    return overhead * sqrt((1 + rho) / (1 - rho)) / sqrt(p * (1 - p) * packets * (1 + overhead))
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
 @pytest.mark.seeds(1, 2)
-def test_residual_loss_overhead_and_delay_of_a_cell(cell: Cell, seeds: tuple[int, ...]) -> None:
-    outcomes = [cross(seed, cell.link, tracks=cell.tracks, budget_ms=cell.budget_ms) for seed in seeds]
-    missing = {seed: outcome.missing for seed, outcome in zip(seeds, outcomes, strict=True)}
-    assert sum(m["video"] for m in missing.values()) <= cell.missing, missing
-    assert not any(m.get("audio") for m in missing.values()), missing
-    assert mean(o.overhead for o in outcomes) <= cell.overhead
-    assert mean(o.delay_p99_ms for o in outcomes) <= cell.p99_ms
-    if cell.name == "W1":
-        assert mean(o.delay_mean_ms for o in outcomes) <= 20
+def test_a_cell_of_the_grid_meets_its_target(cell: Cell, seeds: tuple[int, ...]) -> None:
+    """Within what runs of this size scatter by: the target is for a hundred times as many packets."""
+    got = together([cross(cell.terms, packets=PACKETS, seed=seed) for seed in seeds])
+    target = cell.target
+    print(row(cell, got))
+    train = TRAIN if cell.terms.link.outage_ms else 0
+    assert got.lost <= most_losses(target.residual, got.packets) + train
+    if target.overhead is not None:
+        scatter = 3 * overhead_deviation(cell.terms, target.overhead, PACKETS * len(seeds))
+        start = START if cell.terms.loss_ratio < 0.3 else 0.0
+        assert got.repair_ratio <= target.overhead + scatter + start
+    if target.all_in is not None:
+        assert got.all_in_ratio <= target.all_in
+    if target.mean_ms is not None:
+        assert got.mean_ms <= target.mean_ms
+    if target.p99_ms is not None:
+        assert got.p99_ms <= target.p99_ms
 
 
-def test_without_loss_nothing_is_lost_and_nothing_repaired(seed: int) -> None:
-    """W7. The first 2 s of reports assume 30 % loss unless they show that there is none."""
-    outcome = cross(seed, LinkConfig(delay_ms=50))
+def test_without_loss_nothing_is_repaired(seed: int) -> None:
+    outcome = run(seed, LinkConfig(delay_ms=50))
     assert outcome.missing == {"video": 0}
     assert outcome.players["video"].steps() == {1}
-    assert outcome.overhead <= 0.02  # the first second counts on 30 %; ten minutes come to less than 0.01
-    assert outcome.all_in <= 1.09
-    assert outcome.delay_p99_ms <= 1
     assert outcome.fleet.hop_status("region", "edge")["recovered_packets"] == 0
+
+
+RANDOM = LinkConfig(delay_ms=50, loss=0.3)
 
 
 @pytest.mark.parametrize("loss", [0.1, 0.3, bursts(0.3, 4)], ids=["10%", "30%", "30% in bursts"])
 def test_without_repair_the_loss_of_the_link_is_left(seed: int, loss: float | GilbertElliott) -> None:
-    outcome = cross(seed, LinkConfig(delay_ms=50, loss=loss), seconds=15, max_overhead=0.0)
+    outcome = run(seed, LinkConfig(delay_ms=50, loss=loss), seconds=15, max_overhead=0.0)
     counters = outcome.fleet.network.link(EDGE, REGION).counters
     ratio = counters.lost_random / counters.sent
     assert outcome.overhead == 0
@@ -152,7 +155,7 @@ class NearWrap(VirtualNode):
 
 @pytest.mark.seeds(1, 2)
 def test_serial_numbers_wrap_unnoticed(seed: int) -> None:
-    outcome = cross(seed, RANDOM, node=NearWrap, seconds=20)
+    outcome = run(seed, RANDOM, node=NearWrap, seconds=20)
     assert outcome.missing["video"] <= 1
     assert outcome.fleet.hop_status("edge", "region")["source_packets"] > 4096
     assert outcome.overhead <= 0.75
@@ -175,7 +178,7 @@ class Stalling(VirtualNode):
 
 @pytest.mark.seeds(1, 2)
 def test_stalls_of_the_event_loop_change_nothing(seed: int) -> None:
-    calm, stalled = cross(seed, RANDOM), cross(seed, RANDOM, node=Stalling)
+    calm, stalled = run(seed, RANDOM), run(seed, RANDOM, node=Stalling)
     assert stalled.missing["video"] <= calm.missing["video"] + 3
     for outcome in (calm, stalled):
         hop = outcome.fleet.hop_status("region", "edge")

@@ -35,6 +35,11 @@ def test_time_for_reactive_repair(budget_ms: int, factor: float) -> None:
     assert ratio(budget_ms=budget_ms) == pytest.approx(factor * 0.3 / 0.7)
 
 
+def test_bursts_take_reports_too_so_that_more_is_sent_unasked() -> None:
+    assert ratio(budget_ms=400, burst=0.6) == pytest.approx(1.2 * ratio(budget_ms=400))
+    assert ratio(budget_ms=150, burst=0.6) == ratio(budget_ms=150)
+
+
 @pytest.mark.parametrize("loss", [0.01, 0.1, 0.3, 0.5])
 def test_it_falls_with_the_budget_and_has_no_step(loss: float) -> None:
     ratios = [ratio(loss, budget_ms=b) for b in range(60, 400)]
