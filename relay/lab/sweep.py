@@ -98,8 +98,8 @@ def picture(got: dict[tuple[float, float], Outcome]) -> str:
         rest = [(o.repair_ratio, log10(o.residual_ratio) if o.lost else floor) for _, o in mine]
         for panel, points in ((costs, cost), (rests, rest)):
             parts += [*panel.curve(points, colour), *panel.dots(points, colour)]
-        parts += [line([(75, 56 + 18 * i), (95, 56 + 18 * i)], colour, 3)]
-        parts += [text(102, 60 + 18 * i, f"budget {budget:g} RTT", "start")]
+        parts += [line([(560, 56 + 18 * i), (580, 56 + 18 * i)], colour, 3)]
+        parts += [text(587, 60 + 18 * i, f"budget {budget:g} RTT", "start")]
     body = "\n".join(parts)
     box = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>\n<style>{STYLE}</style>\n{body}\n</svg>\n'
