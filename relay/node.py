@@ -21,9 +21,10 @@ from relay.errors import ConfigError, RelayError
 from relay.log import configure, event
 from relay.services.ciphers import fastest_first
 from relay.services.engine import EngineService
-from relay.services.machine import HOP_PORT, Machine
+from relay.services.machine import Machine
 from relay.services.shards import Shards
 from relay.services.store import FileStore
+from relay.services.uplinks import HOP_PORT, UPLINK_PORTS, Binding, Uplinks, default_routes
 from relay.web import ops
 from relay.wire import sdp
 from relay.wire.hop import CIPHER_NAMES
@@ -37,11 +38,13 @@ RESOLVE_AGAIN_S = 10.0
 
 
 class SocketPorts:
-    """Numbers the packet planes' sockets, for each plane from 0, which is the hop's."""
+    """Numbers the packet planes' sockets, for each plane; the first numbers are those that they share, for
+    traffic with peers."""
 
-    def __init__(self, service: EngineService) -> None:
+    def __init__(self, service: EngineService, shards: Shards) -> None:
         self._service = service
-        self._used = [{HOP_PORT} for _ in service.engines]
+        self._shards = shards
+        self._used = [{HOP_PORT, *UPLINK_PORTS} for _ in service.engines]
 
     def open(self, address: Address, shard: int) -> int:
         used = self._used[shard]
@@ -53,6 +56,20 @@ class SocketPorts:
     def close(self, port: int, shard: int) -> None:
         self._service.close_port(port, shard=shard)
         self._used[shard].remove(port)
+
+    def open_hop(self, number: int, address: Address, interface: str | None = None) -> None:
+        """A socket that every plane has, for traffic with peers. Raises PortError."""
+        self._service.open_hop_port(number, address, interface)
+        for plane in self._shards.planes:
+            plane.set_port(number, control.PORT_HOP)
+
+    def open_uplink(self, number: int, binding: Binding) -> None:
+        self.open_hop(number, Address(binding.host or "::", binding.port), binding.interface)
+
+    def close_uplink(self, number: int) -> None:
+        for plane in self._shards.planes:
+            plane.close_port(number)
+        self._service.close_hop_port(number)
 
 
 def resolve(host: str, port: int) -> tuple[tuple[str, int], ...]:
@@ -68,6 +85,24 @@ def resolve(host: str, port: int) -> tuple[tuple[str, int], ...]:
 def _addresses(found: list[Any]) -> tuple[tuple[str, int], ...]:
     """(host, port) of what getaddrinfo gives, each once."""
     return tuple(dict.fromkeys((str(info[4][0]), int(info[4][1])) for info in found))
+
+
+def interface_index(name: str) -> int | None:
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return None
+
+
+def routes() -> tuple[str, ...]:
+    """Interfaces with a default route; none where this system does not say."""
+    texts = []
+    for name in ("route", "ipv6_route"):
+        try:
+            texts.append(Path("/proc/thread-self/net", name).read_text())
+        except OSError:
+            texts.append("")
+    return default_routes(*texts)
 
 
 class Node:
@@ -93,13 +128,20 @@ class Node:
         )
         self.ciphers = fastest_first(time.thread_time_ns)
         self.store = FileStore(config.node.state_dir / "fleet.json")
+        self._ports = SocketPorts(self.service, self.shards)
         self.machine = Machine(
             config,
             self.shards,
-            SocketPorts(self.service),
+            self._ports,
             static=static,
             random_bytes=os.urandom,
             resolve=resolve,
+            uplinks=Uplinks(
+                config.hop.uplinks if config.hop else (),
+                self._ports,
+                index_of=interface_index,
+                routes=routes,
+            ),
             read=Path.read_text,
             store=self.store,
             wall_clock=time.time,
@@ -110,9 +152,7 @@ class Node:
         """Open everything and begin. Raises OSError with a sentence when a port cannot be had."""
         now_ns = time.monotonic_ns()
         if self.config.hop is not None:
-            self.service.open_hop_port(HOP_PORT, self.config.hop.listen)
-            for plane in self.shards.planes:
-                plane.set_port(HOP_PORT, control.PORT_HOP)
+            self._ports.open_hop(HOP_PORT, self.config.hop.listen)
         self.machine.start(now_ns)
         self.service.start()
         self._runner = await ops.start(self, self.config.ops.listen)

@@ -50,8 +50,27 @@ class Event(NamedTuple):
     """Where that datagram came from."""
     data: bytes
 
+class PathState(NamedTuple):
+    """One path, and what the peer has said of it. Units as in Link."""
+
+    id: int
+    role: str
+    """"source", "repair", "source+repair", "standby", or "dead": nothing gets through, or nothing has yet."""
+    heard_ns: int
+    rtt_ns: int
+    rtt_min_ns: int
+    jitter_ns: int
+    queue_delay_ns: int
+    loss_ratio: float
+    loss_burst: float
+    loss_settled: bool
+    reported_highest: int
+    """Highest counter that the peer has received, low 32 bits, and how many datagrams in all."""
+    reported_received: int
+
 class Link(NamedTuple):
-    """State of the path that a hop sends on. Times in ns of the plane's clock, 0 for never; delays in ns."""
+    """State of the path that a hop sends source packets on, and of the hop. Times in ns of the plane's clock,
+    0 for never; delays in ns."""
 
     rtt_ns: int
     rtt_min_ns: int
@@ -71,6 +90,12 @@ class Link(NamedTuple):
     media_at_ns: int
     """Last source or repair packet received."""
     source_sent: int
+    repair_loss_assumed: float
+    """As `loss_assumed`, of the path that repair takes."""
+    repair_round_ns: int
+    """From a loss that is reported to its repair, at best: the RTT, where there is one path."""
+    paths: tuple[PathState, ...]
+    """Those with keys and an address."""
 
 class Plane:
     """The packet plane of one node, or of one shard of it: see `relay_ext.shards`.
@@ -174,12 +199,24 @@ class Plane:
         `proactive`: repair packets a source packet; `max_overhead`: repair bytes a media byte, at most; the
         budgets: how long repair of what is sent and received may take, beyond propagation.
         """
-    def set_path(
-        self, hop_id: int, path_id: int, *, address: _Address | None = None, datagram_max: int = 0
-    ) -> None:
-        """Set a path's address and proven datagram size (1232 to 2000 bytes of UDP payload), if given.
+    def set_orders(self, hop_id: int, source: tuple[int, ...], repair: tuple[int, ...]) -> None:
+        """The order in which paths are tried for source packets, and for repair.
 
-        Raises ValueError for another path than 0 to 3 or another size, OSError or ValueError for an address.
+        Each names the paths 0 to 3 once; ValueError otherwise. One that does not get through is passed over.
+        """
+    def set_path(
+        self,
+        hop_id: int,
+        path_id: int,
+        *,
+        address: _Address | None = None,
+        datagram_max: int = 0,
+        port: int | None = None,
+    ) -> None:
+        """Set a path's address, proven datagram size (1232 to 2000 bytes of UDP payload) and port, if given.
+
+        Raises ValueError for another path than 0 to 3, another size or port, OSError or ValueError for an
+        address.
         """
     def add_keys(
         self,

@@ -17,13 +17,13 @@ from relay_ext.egress cimport EGRESS_CNAME, egress
 from relay_ext.hop cimport hop_destroy, hop_init
 from relay_ext.ingest cimport FEEDBACK_FIR, FEEDBACK_PLI, FEEDBACK_REMB
 from relay_ext.mailbox cimport SHARDS, SHARD_BITS, TARGETS
-from relay_ext.path cimport DATAGRAM_MAX, DATAGRAM_MIN, session_keys
+from relay_ext.path cimport DATAGRAM_MAX, DATAGRAM_MIN, path_setting, session_keys
 from relay_ext.peer cimport HOP_DELAYS, HOP_PATHS, hop, hop_params
 from relay_ext.plane cimport (
     OP_CONTROL, OP_COOKIE_SECRET, OP_EGRESS_ADD, OP_EGRESS_REMOVE, OP_FEED_ADD, OP_FEED_REMOVE, OP_FEEDBACK,
-    OP_HOP_ADD, OP_HOP_PARAMS, OP_HOP_REMOVE, OP_KEYS_ADD, OP_KEYS_DROP, OP_KEYS_USE, OP_PATH, OP_PORT,
+    OP_HOP_ADD, OP_HOP_ORDERS, OP_HOP_PARAMS, OP_HOP_REMOVE, OP_KEYS_ADD, OP_KEYS_DROP, OP_KEYS_USE, OP_PATH, OP_PORT,
     OP_ROUTE_ADD, OP_ROUTE_REMOVE, OP_SEND, OP_TRACK_ADD, OP_TRACK_HOLD, OP_TRACK_REMOVE, OP_TRACK_RESTART,
-    PLANE_PORTS, PLANE_SESSIONS, feed, outgoing, path_setting, plane_free, plane_new, plane_apply, plane_poll, plane_receive,
+    PLANE_PORTS, PLANE_SESSIONS, feed, outgoing, plane_free, plane_new, plane_apply, plane_poll, plane_receive,
     plane_track)
 from relay_ext.delay cimport DELAY_BUCKETS
 from relay_ext.playout cimport track_init
@@ -31,7 +31,7 @@ from relay_ext.rtp cimport rtp_rewrite_init, rtp_unwrap_init
 from relay_ext.seal cimport SEAL_KEY, replay_init, seal_key_free, seal_key_new
 from relay_ext.slab cimport SLAB_DATA
 from relay_ext.state cimport events_of, hop_state, link_state, plane_state, track_state
-from relay_ext.state import Event, Link
+from relay_ext.state import Event, Link, PathState
 
 from relay_ext.plane cimport (
     EVENT_ADDRESS as _ADDRESS, EVENT_CONFIRMED as _CONFIRMED, EVENT_CONTROL as _CONTROL,
@@ -274,15 +274,17 @@ cdef class Plane:
     # ---- hops --------------------------------------------------------------------------------
 
     def add_hop(self, uint32_t port, uint32_t first_esi=0):
-        """A new peer's id; `port` is the socket that it is reached through."""
+        """A new peer's id; `port` is the socket that it is reached through, until `set_path` says otherwise."""
         cdef uint32_t new_id = self.new_target()
+        cdef int i
         cdef hop *h = <hop *>allocate(sizeof(hop))
         if not hop_init(h, self.p.pool, &self.p.wheel, &self.p.tx, first_esi):
             hop_destroy(h)
             free(h)
             raise MemoryError
         h.id = new_id
-        h.port = port
+        for i in range(HOP_PATHS):
+            h.paths[i].port = port
         self.hops[new_id] = <uintptr_t>h
         self.places.add(place(new_id))
         self.send_command(OP_HOP_ADD, h, NULL)
@@ -319,10 +321,25 @@ cdef class Plane:
         q.receive_budget = receive_budget_ns
         self.send_command(OP_HOP_PARAMS, h, q)
 
-    def set_path(self, uint32_t hop_id, uint32_t path_id, *, tuple address=None, uint16_t datagram_max=0):
-        """Set a path's address and proven datagram size (bytes of UDP payload), each where given."""
+    def set_orders(self, uint32_t hop_id, tuple source, tuple repair):
+        """The order in which paths are tried for source packets, and for repair: path ids, each once."""
+        cdef uint8_t orders[2][4]
+        cdef uint32_t packed[2]
+        cdef int i
+        if sorted(source) != list(range(HOP_PATHS)) or sorted(repair) != list(range(HOP_PATHS)):
+            raise ValueError(f"an order has each of the {HOP_PATHS} paths once")
+        for i in range(HOP_PATHS):
+            orders[0][i] = source[i]
+            orders[1][i] = repair[i]
+        memcpy(packed, orders, sizeof(packed))
+        self.send_command(OP_HOP_ORDERS, pointer(self.hops[hop_id]), NULL, packed[0], packed[1])
+
+    def set_path(self, uint32_t hop_id, uint32_t path_id, *, tuple address=None, uint16_t datagram_max=0, port=None):
+        """Set a path's address, proven datagram size (bytes of UDP payload) and port, each where given."""
         if path_id >= HOP_PATHS:
             raise ValueError(f"a peer has {HOP_PATHS} paths at most")
+        if port is not None and not 0 <= port < PLANE_PORTS:
+            raise ValueError(f"there are {PLANE_PORTS} ports at most")
         if datagram_max and not DATAGRAM_MIN <= datagram_max <= DATAGRAM_MAX:
             raise ValueError(f"a path carries datagrams of {DATAGRAM_MIN} to {DATAGRAM_MAX} bytes")
         cdef void *h = pointer(self.hops[hop_id])
@@ -335,6 +352,9 @@ cdef class Plane:
                 raise
             s.has_address = True
         s.datagram_max = datagram_max
+        if port is not None:
+            s.has_port = True
+            s.port = port
         self.send_command(OP_PATH, h, s, path_id)
 
     def add_keys(self, uint32_t hop_id, uint32_t path_id, uint32_t local_index, uint32_t remote_index,

@@ -23,10 +23,10 @@ cdef slab *begin_datagram(hop *h, path *p) noexcept nogil:
     return d
 
 
-cdef inline void queue_datagram(hop *h, slab *d, const addr *to) noexcept nogil:
+cdef inline void queue_datagram(hop *h, const path *p, slab *d, const addr *to) noexcept nogil:
     cdef tx_packet *packet = tx_push(h.tx, d, 0, d.len)
     if packet != NULL:
-        packet.port = h.port
+        packet.port = p.port
         packet.to = to[0]
 
 
@@ -51,8 +51,8 @@ cdef bint end_datagram(hop *h, path *p, slab *d, int64_t now, uint8_t type, uint
         h.stats.seal_failed += 1
         slab_unref(h.pool, d)
         return False
-    queue_datagram(h, d, to)
+    queue_datagram(h, p, d, to)
     if type == TYPE_REPORT and path_afford(p, size):
-        queue_datagram(h, d, &p.newest)  # the same datagram: where both arrive, one is a replay
+        queue_datagram(h, p, d, &p.newest)  # the same datagram: where both arrive, one is a replay
     slab_unref(h.pool, d)
     return True

@@ -18,12 +18,13 @@ from relay_ext.peer cimport (
     HOP_CONTROL, HOP_FORGED, HOP_NO_MEMORY, HOP_OK, HOP_PATHS, HOP_REPLAY, HOP_ROWS, HOP_SHORT, HOP_SPAN, HOP_TYPE,
     HOP_WINDOW, IDLE_INTERVAL, REPORT_INTERVAL, SENDER_INTERVAL, TYPE_CONTROL, TYPE_REPAIR, TYPE_REPORT, TYPE_SOURCE)
 from relay_ext.receiver cimport receive_repair, receive_source, receiver_expire
-from relay_ext.report cimport receive_report, send_report
+from relay_ext.report cimport receive_report, send_reports
 from relay_ext.rlc cimport rlc_decoder_deficit, rlc_decoder_free, rlc_decoder_new, rlc_decoder_reset
 from relay_ext.rlc_encoder cimport rlc_encoder_free, rlc_encoder_new, rlc_encoder_release
 from relay_ext.seal cimport SEAL_HEADER, SEAL_TAG, replay_check, replay_commit, seal_open
 from relay_ext.slab cimport SLAB_DATA, slab, slab_get, slab_unref
 from relay_ext.timer cimport timer_cancel, timer_schedule
+from relay_ext.uplink cimport uplink_choose
 
 
 # ---- life ------------------------------------------------------------------------------------
@@ -35,6 +36,7 @@ cdef bint hop_init(hop *h, slab_pool *pool, timer_wheel *wheel, tx_queue *tx, ui
     h.tx = tx
     for i in range(HOP_PATHS):
         path_init(&h.paths[i], i)
+        h.source_order[i] = h.repair_order[i] = i
     h.encoder = rlc_encoder_new(pool, HOP_WINDOW, first_esi)
     h.decoder = rlc_decoder_new(pool, HOP_SPAN, HOP_ROWS)
     h.sent_at = <int64_t *>calloc(HOP_WINDOW, sizeof(int64_t))
@@ -70,6 +72,7 @@ cdef inline void confirm(hop *h, session_keys *k) noexcept nogil:
     h.generation = k.generation
     if k.instance != h.instance:
         h.instance = k.instance
+        h.view_at = 0
         rlc_decoder_reset(h.decoder)
         for i in range(HOP_PATHS):
             path_fresh(&h.paths[i])
@@ -177,9 +180,9 @@ cdef void hop_timer(hop *h, int64_t now) noexcept nogil:
         interval = REPORT_INTERVAL
     elif sending or pausing:
         interval = SENDER_INTERVAL
+    uplink_choose(h)
     if now - h.report_at >= interval:
-        if h.paths[h.active].keys != NULL and h.paths[h.active].has_address:
-            send_report(h, &h.paths[h.active], now)
+        send_reports(h, now)
         h.report_at = now
     if receiving or pausing:
         timer_schedule(h.wheel, &h.timer, now + REPORT_INTERVAL)

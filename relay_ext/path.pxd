@@ -5,6 +5,9 @@ from relay_ext.base cimport addr
 from relay_ext.seal cimport replay_window, seal_key
 
 cdef enum:
+    MAX_RTT = 10000000000     # ns; a longer one is a mistake or a lie
+
+cdef enum:
     PATH_HISTORY = 8192       # datagrams whose sending time is remembered: 1 s at 8,000 a second
     PATH_LOSS_SAMPLES = 64    # at least 40 ms apart: 2.5 s of reports
     PATH_ARRIVALS = 32        # arrival times a report carries, at most
@@ -56,10 +59,18 @@ ctypedef struct path_report:
     uint8_t arrivals
     const uint8_t *arrival_data  # arrivals x (counters back from highest u16, 100 us back from time u16)
 
+ctypedef struct path_setting:
+    addr to
+    bint has_address
+    uint16_t datagram_max     # 0: as it is
+    bint has_port
+    uint16_t port
+
 ctypedef struct path:
     session_keys *keys        # to send with; NULL: no session
     bint has_address
     uint8_t id
+    uint16_t port             # socket that its datagrams leave by
     uint16_t datagram_max     # bytes of UDP payload, proven
     addr to
     addr newest               # where the peer was last heard, if that is another address, not proven yet
@@ -84,6 +95,9 @@ ctypedef struct path:
     uint32_t report_highest   # of the newest report
     uint32_t report_received
     uint32_t excused          # datagrams lost in outages, which loss estimates leave out
+    bint proven               # the peer has said that something arrived
+    bint stuck                # nothing arrives any more, or not for long enough again
+    int64_t stuck_at          # ns, when a report last said so
     int64_t rtt               # ns, smoothed; 0: not measured
     int64_t rtt_min           # ns, least of the last one to two minutes
     int64_t rtt_window[2]
@@ -105,6 +119,7 @@ ctypedef struct path:
 
 # `p` is fresh from calloc: writing zeros again would make its 130 KB of history resident before it is used.
 cdef void path_init(path *p, uint8_t id) noexcept nogil
+cdef void path_set(path *p, const path_setting *s) noexcept nogil
 cdef void path_fresh(path *p) noexcept nogil          # the peer began anew: its counters and reports do, too
 cdef uint64_t path_next(path *p, int64_t now, size_t size, bint reactive) noexcept nogil  # counter for a datagram
 cdef void path_received(path *p, int64_t now, uint64_t counter, size_t size) noexcept nogil
@@ -113,4 +128,5 @@ cdef bint path_afford(path *p, uint16_t size) noexcept nogil  # take that much f
 cdef size_t path_write_report(path *p, int64_t now, uint8_t *out24) noexcept nogil
 cdef size_t path_write_arrivals(path *p, int64_t now, uint8_t *out) noexcept nogil
 cdef bint path_take_report(path *p, int64_t now, uint64_t counter, const path_report *r) noexcept nogil  # False: not to be believed
+cdef bint path_stuck(const path *p, int64_t now, uint32_t highest, int64_t silence) noexcept nogil
 cdef uint32_t path_reactive_in_flight(const path *p, int64_t now, uint32_t highest) noexcept nogil

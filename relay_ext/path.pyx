@@ -1,6 +1,7 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
 # Histories are powers of two and addressed through a mask; arrivals are counted against PATH_ARRIVALS.
 """One path to a peer: its address and keys, what was sent and received on it, and what reports say of it."""
+from libc.math cimport ceil, log
 from libc.stdint cimport int32_t
 
 from relay_ext.base cimport addr_equal
@@ -10,11 +11,14 @@ cdef int64_t SAMPLE_SPACING = 40000000       # ns between loss samples
 cdef int64_t SHORT_AVERAGE = 250000000       # ns
 cdef int64_t LONG_AVERAGE = 2000000000       # ns
 cdef int64_t LEAST_WINDOW = 60000000000      # ns; a least value is forgotten after one to two of these
-cdef int64_t MAX_RTT = 10000000000           # ns; a longer one is a mistake or a lie
 cdef int64_t IN_FLIGHT_SLACK = 20000000      # ns beyond the RTT after which a datagram has arrived or is lost
 cdef int64_t OUTAGE = 100000000              # ns without anything arriving that is no loss which repair could mend
 cdef int32_t OUTAGE_PACKETS = 20             # and so many datagrams: two lost keep-alives are no outage
 cdef uint32_t CREDIT_MAX = 65536             # bytes; a second of reports
+cdef int64_t STUCK_AFTER = 60000000          # ns without an arrival: three of the sender's own reports
+cdef double STUCK_CHANCE = 1e-6              # of so many losses in a row by chance: once in hours at 100 a second
+cdef double STUCK_RUN_MIN = 3
+cdef double STUCK_RUN_MAX = 24               # a link that loses so many in a row may as well be left
 cdef double LOSS_UNKNOWN = 0.3               # assumed until LONG_AVERAGE of reports exists
 cdef double ENOUGH_PACKETS = 50              # and that many datagrams in it: keep-alives alone say little
 
@@ -25,11 +29,24 @@ cdef void path_init(path *p, uint8_t id) noexcept nogil:
     p.loss.assumed = LOSS_UNKNOWN
 
 
+cdef void path_set(path *p, const path_setting *s) noexcept nogil:
+    if s.has_address:
+        p.to = s.to
+        p.has_address = True
+        p.newest_credit = 0
+    if s.datagram_max:
+        p.datagram_max = s.datagram_max
+    if s.has_port:
+        p.port = s.port
+
+
 cdef void path_fresh(path *p) noexcept nogil:
     p.rx_started = False
     p.rx_packets = p.rx_runs = 0
     p.arrival_count = 0
     p.report_seen = False
+    p.proven = False
+    p.stuck = False
     p.sample_count = 0
     p.transit_known = False
     p.loss.settled = False
@@ -114,6 +131,24 @@ cdef inline const sent_datagram *find_sent(const path *p, uint32_t counter) noex
     if back == 0 or back > PATH_HISTORY or back > p.counter or d.counter != counter or d.time == 0:
         return NULL
     return d
+
+
+cdef inline uint32_t stuck_run(const path *p) noexcept nogil:
+    """Datagrams lost in a row that cannot be chance, by the loss and the burstiness of the path."""
+    cdef double loss = min(max(p.loss.assumed, 1e-4), 0.99)
+    cdef double again = min(loss + p.loss.burst * (1.0 - loss), 0.99)
+    return <uint32_t>min(max(1.0 + ceil(log(STUCK_CHANCE / loss) / log(again)), STUCK_RUN_MIN), STUCK_RUN_MAX)
+
+
+cdef bint path_stuck(const path *p, int64_t now, uint32_t highest, int64_t silence) noexcept nogil:
+    """Whether nothing gets through any more, when a report says that `highest` was the last to arrive, and when."""
+    cdef uint32_t behind = <uint32_t>p.counter - highest - 1
+    cdef uint32_t run = stuck_run(p)
+    cdef const sent_datagram *d = &p.sent[(highest + run) & (PATH_HISTORY - 1)]
+    if behind < run or silence < STUCK_AFTER + 4 * p.jitter:
+        return False
+    # The last of the run was sent so long ago that the report would have told of it.
+    return behind >= PATH_HISTORY or d.time + p.rtt + 4 * p.jitter + IN_FLIGHT_SLACK <= now
 
 
 cdef uint32_t path_reactive_in_flight(const path *p, int64_t now, uint32_t highest) noexcept nogil:

@@ -91,8 +91,14 @@ ctypedef struct hop_stats:
 
 ctypedef struct hop:
     uint32_t id
-    uint16_t port
-    uint8_t active            # path that media is sent on
+    uint8_t active            # path that source packets are sent on
+    uint8_t mending           # path that repair is sent on
+    int64_t repair_round      # ns from a loss that is reported to its repair, at best: the RTT, with one path
+    int64_t rtt_longest       # ns, of the paths that have keys
+    uint8_t source_order[4]   # paths for source packets from the best to the worst, as the decision plane says
+    uint8_t repair_order[4]
+    int64_t view_at           # ns, when a report was last heeded; 0: none yet
+    uint32_t view_us          # when the peer wrote it, by its clock
     tx_queue *tx
     slab_pool *pool
     timer_wheel *wheel

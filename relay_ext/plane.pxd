@@ -43,18 +43,19 @@ cdef enum:                    # commands
     OP_HOP_ADD = 8
     OP_HOP_REMOVE = 9
     OP_HOP_PARAMS = 10
-    OP_PATH = 11
-    OP_KEYS_ADD = 12
-    OP_KEYS_USE = 13
-    OP_KEYS_DROP = 14
-    OP_FEED_ADD = 15
-    OP_FEED_REMOVE = 16
-    OP_ROUTE_ADD = 17
-    OP_ROUTE_REMOVE = 18
-    OP_SEND = 19
-    OP_CONTROL = 20
-    OP_COOKIE_SECRET = 21
-    OP_FEEDBACK = 22
+    OP_HOP_ORDERS = 11
+    OP_PATH = 12
+    OP_KEYS_ADD = 13
+    OP_KEYS_USE = 14
+    OP_KEYS_DROP = 15
+    OP_FEED_ADD = 16
+    OP_FEED_REMOVE = 17
+    OP_ROUTE_ADD = 18
+    OP_ROUTE_REMOVE = 19
+    OP_SEND = 20
+    OP_CONTROL = 21
+    OP_COOKIE_SECRET = 22
+    OP_FEEDBACK = 23
 
 ctypedef struct feed:
     # a track that is sent to a peer
@@ -81,11 +82,6 @@ ctypedef struct outgoing:
     uint16_t pad_to
     uint16_t len
     uint8_t data[2032]
-
-ctypedef struct path_setting:
-    addr to
-    bint has_address
-    uint16_t datagram_max     # 0: as it is
 
 ctypedef struct plane_port:
     uint8_t kind

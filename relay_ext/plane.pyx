@@ -17,7 +17,7 @@ from relay_ext.ingest cimport ingest, ingest_feedback, ingest_flags
 from relay_ext.inner cimport (
     INNER_FIRST, INNER_LAST, INNER_RTCP, INNER_SIZE, INNER_START, INNER_TIME_NS, be32, inner, put16, serial_diff)
 from relay_ext.mailbox cimport mail_post, mail_take, mail_target, target
-from relay_ext.path cimport path, path_elsewhere
+from relay_ext.path cimport path, path_elsewhere, path_set, path_setting
 from relay_ext.peer cimport (
     HOP_CONTROL, HOP_DELAYS, HOP_OK, TYPE_CONTROL, TYPE_COOKIE, TYPE_INITIATION, TYPE_RESPONSE, TYPE_SOURCE,
     hop_delivered, hop_params)
@@ -33,6 +33,7 @@ from relay_ext.seal cimport (
 from relay_ext.sender cimport hop_send
 from relay_ext.slab cimport SLAB_DATA, slab, slab_get, slab_pool_free, slab_pool_new, slab_unref
 from relay_ext.timer cimport timer_cancel, timer_expire, timer_next, timer_node, timer_wheel_init
+from relay_ext.uplink cimport uplink_choose
 
 cdef enum:
     TIMER_TRACK = 1
@@ -406,7 +407,7 @@ cdef inline void take_delivered(plane *p, int64_t now, hop *h) noexcept nogil:
     for i in range(h.delivered_count):
         d = &h.delivered[i]
         t = &(<plane_track *>d.track).t
-        t.rtt = h.paths[h.active].rtt
+        t.rtt = h.rtt_longest
         if (<plane_track *>d.track).far:
             post_delivered(p, now, h, d)
         elif d.header.flags & INNER_RTCP:
@@ -521,7 +522,6 @@ cdef inline void apply_track(plane *p, command *c) noexcept nogil:
 cdef inline void apply_hop(plane *p, int64_t now, command *c) noexcept nogil:
     cdef hop *h = <hop *>c.target
     cdef session_keys *k = <session_keys *>c.ptr
-    cdef path_setting *setting = <path_setting *>c.ptr
     if c.op == OP_HOP_ADD:
         h.timer.kind = TIMER_HOP
         h.timer.owner = h
@@ -534,14 +534,13 @@ cdef inline void apply_hop(plane *p, int64_t now, command *c) noexcept nogil:
     elif c.op == OP_HOP_PARAMS:
         h.params = (<hop_params *>c.ptr)[0]
         free(c.ptr)
+    elif c.op == OP_HOP_ORDERS:
+        memcpy(h.source_order, &c.a, 4)
+        memcpy(h.repair_order, &c.b, 4)
+        uplink_choose(h)
     elif c.op == OP_PATH:
-        if setting.has_address:
-            h.paths[c.a].to = setting.to
-            h.paths[c.a].has_address = True
-            h.paths[c.a].newest_credit = 0
-        if setting.datagram_max:
-            h.paths[c.a].datagram_max = setting.datagram_max
-        free(setting)
+        path_set(&h.paths[c.a], <path_setting *>c.ptr)
+        free(c.ptr)
     elif c.op == OP_KEYS_ADD:
         session_find(p, k.local_index)[0] = k
     elif c.op == OP_KEYS_USE:
@@ -549,6 +548,7 @@ cdef inline void apply_hop(plane *p, int64_t now, command *c) noexcept nogil:
         hop_timer(h, now)
     else:
         drop_keys(p, h, k)
+        uplink_choose(h)
 
 
 cdef inline void drop_keys(plane *p, hop *h, session_keys *k) noexcept nogil:

@@ -144,7 +144,7 @@ cdef void receiver_expire(hop *h, int64_t now) noexcept nogil:
         live += 1
     rlc_decoder_expire(h.decoder, live)
     # A repair packet sent in time may span symbols as old as the budget, and travels for half a round trip.
-    budget += h.paths[h.active].rtt + REPAIR_SPACING
+    budget += h.rtt_longest + REPAIR_SPACING
     if serial_diff(h.forgotten, h.decoder.base) < 0:
         h.forgotten = h.decoder.base
     while serial_diff(h.forgotten, live) < 0 and h.known_at[h.forgotten & (HOP_SPAN - 1)] + budget < now:

@@ -5,6 +5,6 @@ from relay_ext.peer cimport hop
 
 cdef void repair_earn(hop *h, uint16_t symbol) noexcept nogil  # a source symbol of that many bytes was sent
 cdef void repair_proactively(hop *h, int64_t now) noexcept nogil  # after a source symbol
-# A report says that `highest` (a counter) arrived and what is missing: bit i of the bitmap is ESI oldest + i.
-cdef void repair_reactively(hop *h, int64_t now, uint32_t highest, uint32_t deficit, uint32_t oldest,
+# A report says what is missing: bit i of the bitmap is ESI oldest + i. `flying`: reactive repairs still under way.
+cdef void repair_reactively(hop *h, int64_t now, uint32_t flying, uint32_t deficit, uint32_t oldest,
                             const uint8_t *bitmap, uint16_t bits) noexcept nogil

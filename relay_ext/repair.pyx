@@ -5,12 +5,12 @@ from libc.math cimport ceil, sqrt
 
 from relay_ext.datagram cimport begin_datagram, end_datagram
 from relay_ext.inner cimport put16, put32, serial_diff
-from relay_ext.path cimport path, path_reactive_in_flight
+from relay_ext.path cimport path
 from relay_ext.peer cimport HOP_WINDOW, REPAIR_ID, REPAIR_SPACING, REPORT_INTERVAL, TYPE_REPAIR
 from relay_ext.rlc_encoder cimport RLC_MAX_WINDOW, rlc_encode
-from relay_ext.seal cimport SEAL_HEADER
+from relay_ext.seal cimport SEAL_HEADER, SEAL_TAG
 from relay_ext.slab cimport slab, slab_unref
-from relay_ext.uplink cimport uplink_repair
+from relay_ext.uplink cimport uplink_answer, uplink_fitting, uplink_repair
 
 cdef enum:
     PROACTIVE_WINDOW = 128    # symbols
@@ -29,7 +29,7 @@ cdef void repair_proactively(hop *h, int64_t now) noexcept nogil:
     cdef path *p = uplink_repair(h)
     cdef uint32_t next_esi = h.encoder.next
     cdef int64_t oldest = now - h.params.send_budget
-    cdef double reserve = REACTIVE_RESERVE if h.params.send_budget > p.rtt else 0.0
+    cdef double reserve = REACTIVE_RESERVE if h.params.send_budget > h.repair_round else 0.0
     if serial_diff(next_esi, h.window_first) > PROACTIVE_WINDOW:
         h.window_first = next_esi - PROACTIVE_WINDOW
     while h.window_first != next_esi - 1 and h.sent_at[h.window_first & (HOP_WINDOW - 1)] < oldest:
@@ -59,6 +59,7 @@ cdef bint send_repair(hop *h, path *p, int64_t now, uint32_t first, uint16_t cou
     if n == 0:
         slab_unref(h.pool, d)
         return False
+    p = uplink_fitting(h, p, SEAL_HEADER + REPAIR_ID + n + SEAL_TAG)
     put32(out, first)
     put16(out + 4, count)
     put16(out + 6, h.repair_key)
@@ -72,24 +73,24 @@ cdef bint send_repair(hop *h, path *p, int64_t now, uint32_t first, uint16_t cou
     return True
 
 
-cdef inline int64_t last_chance(const path *p, double loss) noexcept nogil:
+cdef inline int64_t last_chance(const hop *h, const path *p, double loss) noexcept nogil:
     """How long before it is too late an answer counts as the last one: the time in which no further report is heard
     with a chance above SILENCE, if reports are lost as repair is. No longer than a round of repair: then the
     next answer knows what became of this one."""
     cdef double again = loss + p.loss.burst * (1.0 - loss)  # of a loss after a loss
     cdef double silent = loss
     cdef int64_t time = REPORT_INTERVAL
-    while silent > SILENCE and time < p.rtt + REPAIR_SPACING:
+    while silent > SILENCE and time < h.repair_round + REPAIR_SPACING:
         silent *= again
         time += REPORT_INTERVAL
     return time
 
 
-cdef void repair_reactively(hop *h, int64_t now, uint32_t highest, uint32_t deficit, uint32_t oldest,
+cdef void repair_reactively(hop *h, int64_t now, uint32_t flying, uint32_t deficit, uint32_t oldest,
                             const uint8_t *bitmap, uint16_t bits) noexcept nogil:
     """Answer a report: the rule of docs/loss.md, "Reactive repair"."""
     cdef path *p = uplink_repair(h)
-    cdef uint32_t esi, first = 0, last = 0, missing = 0, flying
+    cdef uint32_t esi, first = 0, last = 0, missing = 0, sent
     cdef int64_t send_time, first_time = 0
     cdef uint16_t i
     cdef double d, loss, extra, need
@@ -114,11 +115,9 @@ cdef void repair_reactively(hop *h, int64_t now, uint32_t highest, uint32_t defi
     d = <double>min(deficit, missing)
     loss = min(p.loss.assumed, LOSS_MAX)
     extra = 0.0
-    if now + last_chance(p, loss) > first_time + h.params.send_budget:
+    if now + last_chance(h, p, loss) > first_time + h.params.send_budget:
         extra = 2.0 * sqrt(d * loss / (1.0 - loss) + 0.25) * sqrt((1.0 + p.loss.burst) / (1.0 - p.loss.burst))
     need = ceil((d + extra) / (1.0 - loss))
-    flying = path_reactive_in_flight(p, now, highest)
-    while need > <double>flying:
-        need -= 1.0
-        if not send_repair(h, p, now, first, <uint16_t>(last - first + 1), True):
+    for sent in range(max(<int64_t>need - flying, 0)):
+        if not send_repair(h, uplink_answer(h, sent), now, first, <uint16_t>(last - first + 1), True):
             return

@@ -7,16 +7,18 @@ from libc.string cimport memset
 from relay_ext.datagram cimport begin_datagram, end_datagram
 from relay_ext.inner cimport be16, be32, put16, put32, serial_diff
 from relay_ext.path cimport (
-    PATH_ARRIVALS, path_report, path_take_report, path_write_arrivals, path_write_report)
-from relay_ext.peer cimport HOP_SPAN, TYPE_REPORT
+    MAX_RTT, PATH_ARRIVALS, path_report, path_take_report, path_write_arrivals, path_write_report)
+from relay_ext.peer cimport HOP_PATHS, HOP_SPAN, TYPE_REPORT
 from relay_ext.receiver cimport learn_tail
 from relay_ext.reorder cimport reorder_share
 from relay_ext.repair cimport repair_reactively
 from relay_ext.rlc cimport rlc_decoder_deficit, rlc_decoder_is_missing
 from relay_ext.seal cimport SEAL_HEADER
+from relay_ext.uplink cimport uplink_choose, uplink_is_up, uplink_told
 
 cdef enum:
     REPORT_FIXED = 40
+    REPORT_OTHER = 12         # bytes that tell of another path
     REPORT_BITS = 1024        # ESIs that a report's bitmap covers, at most
 
 
@@ -41,6 +43,19 @@ cdef uint32_t asked_for(hop *h, int64_t now) noexcept nogil:
         young += rlc_decoder_is_missing(h.decoder, esi)
         esi -= 1
     return deficit - min(<uint32_t>(share * young + 0.5), deficit)
+
+
+cdef inline void write_other(const path *p, int64_t now, uint8_t *out) noexcept nogil:
+    put32(out, <uint32_t>p.id << 24)
+    put32(out + 4, <uint32_t>min((now - p.rx_highest_at) // 1000, <int64_t>0xffffffff))
+    put32(out + 8, <uint32_t>p.rx_highest)
+
+
+cdef void send_reports(hop *h, int64_t now) noexcept nogil:
+    cdef uint8_t i
+    for i in range(HOP_PATHS):
+        if uplink_is_up(&h.paths[i]):
+            send_report(h, &h.paths[i], now)
 
 
 cdef void send_report(hop *h, path *p, int64_t now) noexcept nogil:
@@ -73,6 +88,11 @@ cdef void send_report(hop *h, path *p, int64_t now) noexcept nogil:
         n += (bits + 7) >> 3
     out[38] = p.arrival_count
     n += path_write_arrivals(p, now, out + n)
+    for i in range(HOP_PATHS):
+        if i != p.id and h.paths[i].rx_started:
+            write_other(&h.paths[i], now, out + n)
+            out[39] += 1
+            n += REPORT_OTHER
     if end_datagram(h, p, d, now, TYPE_REPORT, <uint16_t>n, False, &p.to):
         h.stats.reports_sent += 1
 
@@ -80,7 +100,9 @@ cdef void send_report(hop *h, path *p, int64_t now) noexcept nogil:
 cdef void receive_report(hop *h, path *p, int64_t now, uint64_t counter, slab *s) noexcept nogil:
     cdef const uint8_t *b = s.data
     cdef path_report r
+    cdef const uint8_t *others
     cdef uint16_t bits, bitmap
+    cdef uint32_t flying
     if s.len < REPORT_FIXED or b[0] != p.id:
         h.stats.bad_report += 1
         return
@@ -94,12 +116,35 @@ cdef void receive_report(hop *h, path *p, int64_t now, uint64_t counter, slab *s
     r.runs = be32(b + 20)
     r.arrivals = b[38]
     r.arrival_data = b + REPORT_FIXED + bitmap
-    if bits > REPORT_BITS or r.arrivals > PATH_ARRIVALS or s.len != REPORT_FIXED + bitmap + 4 * r.arrivals:
+    others = r.arrival_data + 4 * r.arrivals
+    if (bits > REPORT_BITS or r.arrivals > PATH_ARRIVALS or b[39] >= HOP_PATHS
+            or s.len != REPORT_FIXED + bitmap + 4 * r.arrivals + REPORT_OTHER * b[39]):
         h.stats.bad_report += 1
         return
     if not path_take_report(p, now, counter, &r):
         return
     h.stats.reports_received += 1
     learn_tail(h, now, be32(b + 24))
-    if r.valid and b[1] & 2:
-        repair_reactively(h, now, r.highest, be16(b + 2), be32(b + 28), b + REPORT_FIXED, bits)
+    # Beyond the longest RTT the peer's clock may have wrapped.
+    if h.view_at and now - h.view_at <= MAX_RTT and <int32_t>(r.time_us - h.view_us) <= 0:
+        return  # one that was written later has come on a faster path
+    h.view_at = now
+    h.view_us = r.time_us
+    flying = heed_paths(h, p, now, &r, others, b[39])
+    if b[1] & 2:
+        repair_reactively(h, now, flying, be16(b + 2), be32(b + 28), b + REPORT_FIXED, bits)
+
+
+cdef inline uint32_t heed_paths(hop *h, path *p, int64_t now, const path_report *r, const uint8_t *others,
+                                uint8_t count) noexcept nogil:
+    """What a report says of the paths at one moment; the reactive repairs that were under way then, on all of them."""
+    cdef uint32_t flying = 0
+    cdef uint8_t i
+    if r.valid:
+        flying = uplink_told(h, p, now, r.highest, <int64_t>r.delay_us * 1000)
+    for i in range(count):
+        if others[0] < HOP_PATHS and others[0] != p.id:
+            flying += uplink_told(h, &h.paths[others[0]], now, be32(others + 8), <int64_t>be32(others + 4) * 1000)
+        others += REPORT_OTHER
+    uplink_choose(h)
+    return flying

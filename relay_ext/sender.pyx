@@ -11,14 +11,15 @@ from relay_ext.peer cimport ESI_SIZE, HOP_WINDOW, REPAIR_ID, SENDER_INTERVAL, TY
 from relay_ext.repair cimport repair_earn, repair_proactively
 from relay_ext.rlc_encoder cimport rlc_encoder_add
 from relay_ext.seal cimport SEAL_HEADER, SEAL_TAG
-from relay_ext.uplink cimport uplink_source
+from relay_ext.uplink cimport uplink_repair, uplink_source
 
 
 cdef bint hop_send(hop *h, int64_t now, const inner *header, slab *body, uint16_t off) noexcept nogil:
     """Send the payload body.data[off:off+header.length], in two symbols where one does not hold it."""
     cdef path *p = uplink_source(h)
     cdef inner part = header[0]
-    cdef uint16_t room = p.datagram_max - SEAL_HEADER - REPAIR_ID - SEAL_TAG - INNER_SIZE
+    # Repair packets are as long as the longest symbol, and may take another path.
+    cdef uint16_t room = min(p.datagram_max, uplink_repair(h).datagram_max) - SEAL_HEADER - REPAIR_ID - SEAL_TAG - INNER_SIZE
     cdef bint sent
     if p.keys == NULL or not p.has_address:
         h.stats.no_session += 1

@@ -9,6 +9,7 @@ from relay_ext.path cimport path
 from relay_ext.peer cimport HOP_PATHS, hop
 from relay_ext.plane cimport plane, plane_track
 from relay_ext.playout cimport track_target
+from relay_ext.uplink cimport uplink_gets_through, uplink_is_up
 
 
 class Event(NamedTuple):
@@ -24,8 +25,25 @@ class Event(NamedTuple):
     data: bytes
 
 
+class PathState(NamedTuple):
+    """One path, and what the peer has said of it; see control.pyi."""
+
+    id: int
+    role: str
+    heard_ns: int
+    rtt_ns: int
+    rtt_min_ns: int
+    jitter_ns: int
+    queue_delay_ns: int
+    loss_ratio: float
+    loss_burst: float
+    loss_settled: bool
+    reported_highest: int
+    reported_received: int
+
+
 class Link(NamedTuple):
-    """The state of the path that a hop sends on. Times in ns of the plane's clock, 0 for never; delays in ns."""
+    """The state of the path that a hop sends source packets on, and of the hop. Times in ns of the plane's clock, 0 for never; delays in ns."""
 
     rtt_ns: int
     rtt_min_ns: int
@@ -39,6 +57,9 @@ class Link(NamedTuple):
     source_at_ns: int
     media_at_ns: int
     source_sent: int
+    repair_loss_assumed: float
+    repair_round_ns: int
+    paths: tuple
 
 
 cdef list events_of(plane *p):
@@ -85,8 +106,25 @@ cdef dict track_state(plane_track *k):
 
 cdef object link_state(hop *h):
     cdef path *p = &h.paths[h.active]
+    cdef int i
     return Link(p.rtt, p.rtt_min, p.jitter, p.queue_delay, p.loss.ratio, p.loss.assumed, p.loss.burst,
-                p.loss.settled, p.heard, h.source_at, h.media_at, h.stats.source_sent)
+                p.loss.settled, p.heard, h.source_at, h.media_at, h.stats.source_sent,
+                h.paths[h.mending].loss.assumed, h.repair_round,
+                tuple([path_state(h, &h.paths[i]) for i in range(HOP_PATHS) if uplink_is_up(&h.paths[i])]))
+
+
+cdef str role_of(hop *h, path *p):
+    """What a path carries; see control.pyi."""
+    if p.id == h.active:
+        return "source+repair" if p.id == h.mending else "source"
+    if not uplink_gets_through(p):
+        return "dead"
+    return "repair" if p.id == h.mending else "standby"
+
+
+cdef object path_state(hop *h, path *p):
+    return PathState(p.id, role_of(h, p), p.heard, p.rtt, p.rtt_min, p.jitter, p.queue_delay, p.loss.ratio,
+                     p.loss.burst, p.loss.settled, p.report_highest, p.report_received)
 
 
 cdef dict hop_state(hop *h):
@@ -95,9 +133,15 @@ cdef dict hop_state(hop *h):
     out = dict(h.stats)
     out["deficit_rows"] = h.decoder.rows
     out["paths"] = [path_dict(&h.paths[i]) for i in range(HOP_PATHS) if h.paths[i].has_address]
-    expected = p.rx_highest - p.rx_first + 1
-    out["receive_loss_ratio"] = max(1 - p.rx_packets / expected, 0.0) if p.rx_started else 0.0
+    out["receive_loss_ratio"] = receive_loss(p)
     return out
+
+
+cdef double receive_loss(const path *p):
+    """Of the datagrams that were sent to us on this path since the peer's process or ours began."""
+    if not p.rx_started:
+        return 0.0
+    return max(1 - p.rx_packets / <double>(p.rx_highest - p.rx_first + 1), 0.0)
 
 
 cdef dict path_dict(path *p):
@@ -105,6 +149,6 @@ cdef dict path_dict(path *p):
         "id": p.id, "address": format_address(&p.to), "datagram_max": p.datagram_max, "rtt_ns": p.rtt,
         "loss_ratio": p.loss.ratio, "sent_packets": p.tx_datagrams, "sent_bytes": p.tx_bytes,
         "received_packets": p.rx_datagrams, "received_bytes": p.rx_bytes, "heard_ns": p.heard,
-        "reports_invalid": p.reports_invalid,
+        "reports_invalid": p.reports_invalid, "port": p.port, "receive_loss_ratio": receive_loss(p),
         "receive_highest": p.rx_highest, "receive_count": p.rx_packets,
     }

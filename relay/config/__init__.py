@@ -27,6 +27,7 @@ from relay.config.model import (
     RtpEgress,
     RtpIngest,
     RtpTrack,
+    UplinkConfig,
     WebConfig,
 )
 from relay.config.reader import Reader
@@ -49,6 +50,7 @@ __all__ = [
     "RtpEgress",
     "RtpIngest",
     "RtpTrack",
+    "UplinkConfig",
     "WebConfig",
     "is_host",
     "is_ip",
@@ -126,6 +128,9 @@ def _check_egress(reader: Reader, config: Any, *, hop_given: bool) -> None:
 def _check_sockets(reader: Reader, config: Any) -> None:
     """No two listeners want one port of one address; an RTP listener takes the next port too, for RTCP."""
     udp = [("hop.listen", getattr(config.hop, "listen", None))]
+    for i, uplink in _each(config.hop, "uplinks"):
+        if uplink.port:
+            udp.append((f"hop.uplinks[{i}].port", Address(uplink.address or "::", uplink.port)))
     for i, ingest in _each(config.ingest, "rtp"):
         for j, track in _each(ingest, "tracks"):
             path = f"ingest.rtp[{i}].tracks[{j}].listen"

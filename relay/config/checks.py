@@ -171,6 +171,12 @@ def listen(last_port: int) -> Scalar:
     return Scalar(f'"IP:PORT" or "[IPV6]:PORT" of this machine, port 1 to {last_port}', convert)
 
 
+def _local_ip(text: str) -> str:
+    if not is_ip(text) or ipaddress.ip_address(text).is_unspecified:
+        raise ValueError
+    return text
+
+
 def unique(scope: str, check: Scalar) -> Scalar:
     return dataclasses.replace(check, scope=scope)
 
@@ -184,6 +190,8 @@ KIND = one_of("video", "audio", "av")
 FILE = Scalar("the path of a file", file_path)
 DIRECTORY = Scalar("the path of a directory", file_path)
 ADDRESS = Scalar('"HOST:PORT" or "[IPV6]:PORT"', lambda value: parse_address(string(value)))
+LOCAL_IP = Scalar("an IP address of this machine", lambda value: _local_ip(string(value)))
+INTERFACE = matching("the name of a network interface", r"(?!\.{1,2}$)[^\s/:%]{1,15}")
 LISTEN = listen(65535)
 LISTEN_RTP = listen(65534)  # RTCP is on the next port
 CODEC = matching(

@@ -14,9 +14,11 @@ from relay.config.checks import (
     CODEC,
     DIRECTORY,
     FILE,
+    INTERFACE,
     KIND,
     LISTEN,
     LISTEN_RTP,
+    LOCAL_IP,
     NAME,
     PAYLOAD_TYPE,
     PUBLIC_KEY,
@@ -30,6 +32,7 @@ from relay.config.checks import (
     unique,
     whole,
 )
+from relay.wire.hop import PATHS_MAX
 
 Kind = Literal["video", "audio", "av"]  # av: both in one, an MPEG transport stream
 
@@ -69,6 +72,19 @@ class PeerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UplinkConfig:
+    """`[[hop.uplinks]]`: a way out of the machine, by interface or by local address.
+
+    Without a `port` it gets a free one; with one, peers can call this node there.
+    """
+
+    interface: Annotated[str | None, unique("interface", INTERFACE)] = None
+    address: Annotated[str | None, unique("uplink's address", LOCAL_IP)] = None
+    port: Annotated[int | None, whole(1, 65535)] = None
+    name: Annotated[str | None, unique("uplink name", NAME)] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HopConfig:
     """`[hop]`: all node-to-node traffic. `max_overhead` is repair bytes per media byte, at most."""
 
@@ -77,6 +93,10 @@ class HopConfig:
     budget_ms: Annotated[int, whole(20, 5000, "(ms)")] = 200
     max_overhead: Annotated[float, real(0, 3)] = 1.0
     peers: Annotated[tuple[PeerConfig, ...], Array(Table(PeerConfig))] = ()
+    uplinks: Annotated[
+        tuple[UplinkConfig, ...],
+        Array(Table(UplinkConfig, exactly_one=("interface", "address")), at_most=PATHS_MAX),
+    ] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

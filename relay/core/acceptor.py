@@ -60,20 +60,22 @@ class Acceptor:
         return tuple(self._peers.values())
 
     def receive_handshake(
-        self, now_ns: int, address: Address, datagram: bytes
+        self, now_ns: int, address: Address, datagram: bytes, socket: int = 0
     ) -> tuple[Session, list[Action]] | None:
-        """A handshake datagram (types 1 to 3) whose MACs have been checked: the session that it concerns
-        and what that asks for;
-        None when it is refused here. Never raises."""
+        """A handshake datagram (types 1 to 3) whose MACs have been checked, and the number of the socket that
+        it came to: the session that it concerns and what that asks for; None when it is refused here. Never
+        raises."""
         try:
-            return self._dispatch(now_ns, address, datagram)
+            return self._dispatch(now_ns, address, datagram, socket)
         except HandshakeError as error:
             self.drops[error.reason] += 1
         except WireError:
             self.drops["malformed"] += 1
         return None
 
-    def _dispatch(self, now_ns: int, address: Address, datagram: bytes) -> tuple[Session, list[Action]]:
+    def _dispatch(
+        self, now_ns: int, address: Address, datagram: bytes, socket: int
+    ) -> tuple[Session, list[Action]]:
         parts = decode_handshake(datagram)
         if isinstance(parts, Initiation):
             caller = identify(self._identity, parts, len(datagram))
@@ -82,7 +84,7 @@ class Acceptor:
             session = self._peers.get(caller.public)
             if session is None:
                 raise HandshakeError("unknown peer")
-            return session, session.receive_initiation(now_ns, address, caller)
+            return session, session.receive_initiation(now_ns, address, caller, socket)
         session = self._indices.get(parts.receiver_index)
         if session is None:
             raise HandshakeError("unknown index")

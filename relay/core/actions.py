@@ -18,6 +18,8 @@ class SendHandshake:
 
     address: Address
     datagram: bytes = field(repr=False)
+    socket: int = 0
+    """The number by which the packet plane knows the socket to send from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +74,12 @@ class SendControl:
 
 @dataclass(frozen=True, slots=True)
 class SetAddress:
-    """Send everything on this path to this address from now on; the peer has proven to be there."""
+    """Send everything on this path to this address, from this socket, from now on; the peer has proven to be
+    there."""
 
     path: int
     address: Address
+    socket: int = 0
 
 
 @dataclass(frozen=True, slots=True)

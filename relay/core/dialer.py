@@ -7,7 +7,7 @@ one arrives after later ones have been sent.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from relay.core.actions import Address, SendHandshake
@@ -68,6 +68,7 @@ class Dialled:
     keys: TransportKeys
     local_index: int
     address: Address
+    socket: int
     rtt_ns: int
 
 
@@ -75,6 +76,7 @@ class Dialled:
 class _HalfOpen:
     local_index: int
     address: Address
+    socket: int
     sent_ns: int
     hello: Hello
     mac1: bytes
@@ -84,18 +86,21 @@ class _HalfOpen:
 class Dialer:
     """Inactive until `start`; then `poll` at its `deadline`, until `stop`."""
 
-    def __init__(self, local: Local, remote: bytes, path: int, cookies: CookieJar) -> None:
-        """`remote` is the peer's static public key."""
+    def __init__(
+        self, local: Local, remote: bytes, path: int, cookies: CookieJar, numbers: Iterator[int]
+    ) -> None:
+        """`remote` is the peer's static public key; `numbers` are the initiations', 1 and up."""
         self._local = local
         self._remote = remote
         self._path = path
         self._cookies = cookies
+        self._numbers = numbers
         self._half_open: deque[_HalfOpen] = deque()
         self._next_ns: int | None = None
         self._started_ns = 0
         self._interval_ns = 0
         self.initiations = 0
-        """Initiations sent, which is also the number that the last one carried."""
+        """Initiations sent."""
 
     @property
     def active(self) -> bool:
@@ -114,7 +119,9 @@ class Dialer:
     def deadline(self) -> int | None:
         return self._next_ns
 
-    def poll(self, now_ns: int, rtt_ns: int, addresses: Iterable[Address]) -> SendHandshake | None:
+    def poll(
+        self, now_ns: int, rtt_ns: int, addresses: Iterable[Address], socket: int
+    ) -> SendHandshake | None:
         """The next initiation, when it is due. `addresses` are taken in turn."""
         if self._next_ns is None or now_ns < self._next_ns:
             return None
@@ -123,7 +130,7 @@ class Dialer:
         candidates = list(dict.fromkeys(addresses))
         if not candidates:
             return None
-        return self._initiate(now_ns, candidates[self.initiations % len(candidates)])
+        return self._initiate(now_ns, candidates[self.initiations % len(candidates)], socket)
 
     def half_open(self, local_index: int) -> tuple[Address, bytes] | None:
         """Address and mac1 of an initiation under way."""
@@ -142,14 +149,14 @@ class Dialer:
             self._local.release(half_open.local_index)
             raise
         rtt_ns = now_ns - half_open.sent_ns
-        return Dialled(hello, keys, half_open.local_index, half_open.address, rtt_ns)
+        return Dialled(hello, keys, half_open.local_index, half_open.address, half_open.socket, rtt_ns)
 
-    def _initiate(self, now_ns: int, address: Address) -> SendHandshake:
+    def _initiate(self, now_ns: int, address: Address, socket: int) -> SendHandshake:
         identity = self._local.identity
         self.initiations += 1
         hello = Hello(
             instance=identity.instance,
-            number=self.initiations & MASK,
+            number=next(self._numbers) & MASK,
             path=self._path,
             name=identity.spoken_name,
             ciphers=identity.ciphers,
@@ -166,8 +173,8 @@ class Dialer:
         )
         if len(self._half_open) == hop.HALF_OPEN_MAX:
             self._local.release(self._half_open.popleft().local_index)
-        self._half_open.append(_HalfOpen(index, address, now_ns, hello, mac1_of(datagram), noise))
-        return SendHandshake(address, datagram)
+        self._half_open.append(_HalfOpen(index, address, socket, now_ns, hello, mac1_of(datagram), noise))
+        return SendHandshake(address, datagram, socket)
 
     def _jitter(self, now_ns: int) -> int:
         """The interval, spread by +-RETRY_JITTER / 2 once the attempt backs off."""

@@ -30,6 +30,8 @@ class Keys:
     """What the peer said in this handshake."""
     address: Address
     cipher: int
+    socket: int = 0
+    """Where the handshake's datagrams left here."""
     mac1: bytes = b""
     """Of our response, for the cookie reply that it may get."""
     confirmed: bool = False
@@ -43,11 +45,17 @@ class Keys:
 class Keyring:
     """Appends to `actions` what the packet plane must do; releases indices that are no longer in use."""
 
-    def __init__(self, path: int, actions: list[Action], release: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        path: int,
+        actions: list[Action],
+        release: Callable[[int], None],
+        generations: Iterator[int],
+    ) -> None:
         self._path = path
         self._actions = actions
         self._release = release
-        self._generation = 0
+        self._generations = generations
         self.pending: deque[Keys] = deque()
         self.current: Keys | None = None
         self.previous: Keys | None = None
@@ -61,11 +69,10 @@ class Keyring:
 
     def install(self, keys: Keys, transport: TransportKeys) -> None:
         """Accept datagrams under these keys; they are pending when we are the responder."""
-        self._generation += 1
         self._actions.append(
             InstallKeys(
                 path=self._path,
-                generation=self._generation,
+                generation=next(self._generations),
                 local_index=keys.local_index,
                 remote_index=keys.remote_index,
                 send_key=transport.send,
@@ -115,9 +122,14 @@ class Keyring:
 
     def clear(self) -> None:
         """Drops everything."""
-        for keys in list(self):
-            self._drop(keys)
-        self.pending.clear()
+        self.drop_used()
+        self._drop_pending()
+
+    def drop_used(self) -> None:
+        """Drops the current and the previous keys."""
+        for keys in (self.current, self.previous):
+            if keys:
+                self._drop(keys)
         self.current = self.previous = None
 
     def deadline(self) -> int | None:

@@ -9,6 +9,18 @@ BETTER_RATIO = 0.15
 """...and by this share of the present cost."""
 
 
+def cost_ms(rtt_ms: float, min_rtt_ms: float, queue_ms: float, jitter_ms: float, loss_ratio: float) -> float:
+    """Milliseconds that a link costs a viewer: propagation, queue, jitter, and one and a half round trips for
+    each packet that is lost."""
+    loss = min(loss_ratio, 0.95)
+    return min_rtt_ms / 2 + queue_ms + 4 * jitter_ms + 1.5 * rtt_ms * loss / (1 - loss)
+
+
+def clearly_better(cost: float, held: float) -> bool:
+    """Whether a cost is so much lower than that of what is in use that a change is worth it."""
+    return held - cost >= BETTER_MS and held - cost >= BETTER_RATIO * held
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A peer that could take a stream, and what was measured of it. Delays in milliseconds."""
@@ -31,11 +43,8 @@ class Candidate:
 
     @property
     def cost_ms(self) -> float:
-        """Milliseconds that the hop costs a viewer: propagation, queue, jitter, and one and a half round
-        trips for each packet that is lost."""
-        loss = min(self.loss_ratio, 0.95)
-        repair = 1.5 * self.rtt_ms * loss / (1 - loss)
-        return self.min_rtt_ms / 2 + self.queue_ms + 4 * self.jitter_ms + repair
+        """Milliseconds that the hop costs a viewer."""
+        return cost_ms(self.rtt_ms, self.min_rtt_ms, self.queue_ms, self.jitter_ms, self.loss_ratio)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +66,7 @@ def choose(candidates: Sequence[Candidate], current: str | None) -> Choice:
     if held is None or held is best:
         rest = f"; next is {usable[1].peer} at {usable[1].cost_ms:.1f} ms" if len(usable) > 1 else ""
         return Choice(best.peer, f"lowest cost, {best.cost_ms:.1f} ms{rest}")
-    gain = held.cost_ms - best.cost_ms
-    if gain >= BETTER_MS and gain >= BETTER_RATIO * held.cost_ms:
+    if clearly_better(best.cost_ms, held.cost_ms):
         return Choice(best.peer, f"{best.cost_ms:.1f} ms instead of {held.peer}'s {held.cost_ms:.1f} ms")
     return Choice(
         held.peer, f"kept at {held.cost_ms:.1f} ms; {best.peer}'s {best.cost_ms:.1f} ms is not enough better"

@@ -6,36 +6,21 @@ carry out, in order. Then ask `deadline()` when to call `poll` next. Times are n
 monotonic clock that never goes back; handshake datagrams come through `Acceptor.receive_handshake`, which
 finds the session.
 
-    connecting   no keys to send on. With addresses to call, the session dials for ever.
-    connected    keys in use. It dials again, keeping them, when they grow old, when the peer does not take
-                 them, and after SUSPECT of silence, SUSPECT_SENDING while media goes to the peer.
-    silent       as connected, but nothing authentic has been heard for SILENT. Back to connected with the
-                 next authentic packet, to connecting when the keys are REJECT old.
-
-When to dial is decided from the state at every poll (`_dial_ns`), never remembered, so that no sequence
-of events can leave it stuck.
+The peer's process and the messages belong to the session; keys and addresses belong to its paths
+(relay/core/path.py). Its state is that of the best of them: connected when any is, silent when there are
+keys but none is connected, else connecting. Who has addresses of the peer opens paths and numbers them
+(`set_ways`); the other side learns of a path by its first initiation.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from relay.core.actions import (
-    Action,
-    Address,
-    Deliver,
-    SendControl,
-    SendHandshake,
-    SetAddress,
-    SetMtu,
-    StateChanged,
-)
-from relay.core.challenge import Challenges
+from relay.core.actions import Action, Address, Deliver, StateChanged
 from relay.core.channel import Channel, NotConnected
-from relay.core.dialer import CookieJar, Dialer
-from relay.core.handshake import Caller, HandshakeError, Local, mac1_of, respond
-from relay.core.keyring import Keyring, Keys
-from relay.core.pmtu import PathMtu, largest_datagram
-from relay.seq import distance
+from relay.core.handshake import Caller, HandshakeError, Local
+from relay.core.keyring import Keys
+from relay.core.path import Path, Shared, Way
 from relay.wire import hop
 from relay.wire.hop import (
     Acknowledgement,
@@ -48,12 +33,11 @@ from relay.wire.hop import (
     PathResponse,
     Reliable,
     decode_frame,
-    encode_frame,
 )
 from relay.wire.messages import Message, UnknownMessage, WireError, decode, encode
 
-RTT_UNKNOWN = 100 * hop.MS
-"""Nanoseconds taken for the RTT until one has been measured."""
+STATES = ("connecting", "silent", "connected")
+"""From the worst to the best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,52 +54,62 @@ class Peer:
 class Session:
     """Made by `Acceptor.add`. `drops` counts what was refused, by reason."""
 
-    def __init__(self, local: Local, peer: Peer, path: int = 0) -> None:
+    def __init__(self, local: Local, peer: Peer) -> None:
         self.peer = peer
-        self.path = path
         self.state = "connecting"
         self.peer_hello: Hello | None = None
         """What the peer said in the last handshake whose keys were used."""
-        self.address: Address | None = None
-        """Where the peer is, as far as is proven."""
         self.sending = False
         """Set it while media goes to the peer: that is reported on every 10 ms, so silence tells more."""
-        self.handshakes = 0
-        """Handshakes completed: keys that were used."""
         self.drops: Counter[str] = Counter()
-        self._local = local
-        self._actions: list[Action] = []
-        self._cookies = CookieJar(peer.public_key)
-        self._dialer = Dialer(local, peer.public_key, path, self._cookies)
-        self._ring = Keyring(path, self._actions, local.release)
-        self._challenges = Challenges(local.random_bytes)
+        self._shared = Shared(local, peer.public_key, drops=self.drops)
+        self._actions = self._shared.actions
+        self.paths = {0: Path(self._shared, 0, Way(peer.addresses) if peer.addresses else None)}
+        """By number. Path 0 is always there."""
         self._channel = Channel()
-        self._pmtu: PathMtu | None = None
-        self._peer_number = 0
-        self._rtt_ns: int | None = None
-        self._now_ns = 0
-        self._heard_ns = 0
-        self._confirm_ns = 0
-        self._confirm_interval_ns = 0
-        self._mtu_told = hop.MTU_BASE
         self._deadline_ns: int | None = None
 
     # --- what the driver asks ---
 
     @property
-    def initiations(self) -> int:
-        """Initiations sent."""
-        return self._dialer.initiations
+    def best(self) -> Path:
+        """The path that control messages take: connected, heard from of late, with the least RTT."""
+        newest_ns = max(path.heard_ns for path in self.paths.values())
+        return max(
+            self.paths.values(),
+            key=lambda path: (
+                STATES.index(path.state),
+                path.heard_ns + hop.SUSPECT_SENDING > newest_ns,
+                -path.rtt,
+                -path.id,
+            ),
+        )
+
+    @property
+    def address(self) -> Address | None:
+        """Where the peer is, as far as is proven."""
+        return self.best.address
 
     @property
     def mtu(self) -> int:
-        """UDP payload bytes that the path is known to carry."""
-        return self._pmtu.size if self._pmtu else hop.MTU_BASE
+        """UDP payload bytes that the best path is known to carry."""
+        return self.best.mtu
 
     @property
     def cipher(self) -> int | None:
         """The cipher of the keys in use."""
-        return self._ring.current.cipher if self._ring.current else None
+        current = self.best.ring.current
+        return current.cipher if current else None
+
+    @property
+    def handshakes(self) -> int:
+        """Handshakes completed: keys that were used."""
+        return sum(path.handshakes for path in self.paths.values())
+
+    @property
+    def initiations(self) -> int:
+        """Initiations sent."""
+        return sum(path.dialer.initiations for path in self.paths.values())
 
     @property
     def unacknowledged(self) -> int:
@@ -135,29 +129,38 @@ class Session:
 
     def poll(self, now_ns: int) -> list[Action]:
         """Time has passed. Every other event ends with this, so that one place decides what is due."""
-        self._now_ns = now_ns
-        self._expire(now_ns)
-        self._dial(now_ns)
-        current = self._ring.current
-        if current:
-            self._ask_to_confirm(now_ns, current)
-            for address, challenge in self._challenges.poll(now_ns, self._rtt()):
-                self._control(challenge, address)
-            if now_ns < self._heard_ns + hop.SUSPECT:  # nothing is wasted on a link that is away
-                self._talk(now_ns)
-        if self.mtu != self._mtu_told:
-            self._mtu_told = self.mtu
-            self._actions.append(SetMtu(self.path, self.mtu))
-        self._deadline_ns = self._next(now_ns)
-        actions = self._actions[:]
-        self._actions.clear()  # the key ring appends to the same list
-        return actions
+        for path in self.paths.values():
+            path.poll(now_ns, self.sending)
+        best = self.best
+        self._tell_state(best)
+        if best.ring.current and now_ns < best.fresh_until():
+            for frame in self._channel.poll(now_ns, best.rtt):
+                best.control(frame)
+        for path in self.paths.values():
+            path.probe(now_ns)
+        self._deadline_ns = self._next(now_ns, best)
+        return self._take_actions()
 
-    def receive_initiation(self, now_ns: int, address: Address, caller: Caller) -> list[Action]:
-        """The peer calls. It is answered, but nothing that works is given up before it has proven to be
-        there."""
+    def set_ways(self, now_ns: int, ways: Mapping[int, Way]) -> list[Action]:
+        """The paths that we open, by number (below PATHS_MAX). Those that are there go on; those that are
+        not named any more end."""
+        for path in [path for path in self.paths.values() if path.way and path.way != ways.get(path.id)]:
+            path.close()
+            if path.id:
+                del self.paths[path.id]
+        for number, way in ways.items():
+            path = self.paths.setdefault(number, Path(self._shared, number))
+            path.way = way
+        return self.poll(now_ns)
+
+    def receive_initiation(
+        self, now_ns: int, address: Address, caller: Caller, socket: int = 0
+    ) -> list[Action]:
+        """The peer calls, at this socket of ours. It is answered, but nothing that works is given up before
+        it has proven to be there."""
         try:
-            self._answer(now_ns, address, caller)
+            hello = caller.hello()
+            self._called_path(hello).answer(now_ns, address, socket, caller, hello)
         except HandshakeError as error:
             self.drops[error.reason] += 1
         return self.poll(now_ns)
@@ -165,36 +168,17 @@ class Session:
     def receive_response(self, now_ns: int, response: hop.Response) -> list[Action]:
         """The peer answers one of our initiations."""
         try:
-            dialled = self._dialer.response(now_ns, response)
+            path = self._dialling(response.receiver_index)
+            keys = path.dialled(now_ns, response, self._other_process(now_ns, path))
+            self._adopt(now_ns, path, keys)
         except HandshakeError as error:
             self.drops[error.reason] += 1
-            return self.poll(now_ns)
-        keys = Keys(
-            local_index=dialled.local_index,
-            remote_index=response.sender_index,
-            initiator=True,
-            created_ns=now_ns,
-            hello=dialled.hello,
-            address=dialled.address,  # where our initiation went, and evidently arrived
-            cipher=dialled.keys.cipher,
-        )
-        if self._rtt_ns is None:
-            self._rtt_ns = dialled.rtt_ns
-        self._ring.install(keys, dialled.keys)
-        self._adopt(now_ns, keys, "handshake")
-        self._confirm_ns, self._confirm_interval_ns = now_ns, 0
         return self.poll(now_ns)
 
     def receive_cookie(self, now_ns: int, reply: hop.CookieReply) -> list[Action]:
         """The peer is under load and wants our next handshake datagram to carry this cookie."""
-        asked = self._dialer.half_open(reply.receiver_index)
-        if asked is None:
-            pending = [keys for keys in self._ring.pending if keys.local_index == reply.receiver_index]
-            asked = next(((keys.address, keys.mac1) for keys in pending), None)
         try:
-            if asked is None:
-                raise HandshakeError("unexpected cookie")
-            self._cookies.learn(now_ns, asked[0], reply, asked[1])
+            self._dialling(reply.receiver_index).cookie(now_ns, reply)
         except HandshakeError as error:
             self.drops[error.reason] += 1
         return self.poll(now_ns)
@@ -204,22 +188,22 @@ class Session:
         self._confirm(now_ns, local_index)
         return self.poll(now_ns)
 
-    def heard(self, heard_ns: int) -> list[Action]:
-        """Something authentic last arrived at `heard_ns`, which may have passed. A summary now and then is
-        enough, so long as it is fresher than SUSPECT, or SUSPECT_SENDING if that counts."""
-        self._heard_ns = max(self._heard_ns, heard_ns)
-        return self.poll(max(self._now_ns, heard_ns))
-
-    def rtt(self, now_ns: int, rtt_ns: int) -> list[Action]:
-        """The path's smoothed RTT, as the packet plane measures it."""
-        self._rtt_ns = max(0, rtt_ns)
+    def measured(self, now_ns: int, path_id: int, heard_ns: int, rtt_ns: int) -> list[Action]:
+        """What the packet plane says of a path: when something authentic last arrived on it, and its smoothed
+        RTT (0: not measured). A summary now and then is enough, so long as it is fresher than SUSPECT, or
+        SUSPECT_SENDING if that counts."""
+        path = self.paths.get(path_id)
+        if path:
+            path.heard_ns = max(path.heard_ns, heard_ns)
+            path.rtt_ns = rtt_ns or path.rtt_ns
         return self.poll(now_ns)
 
-    def new_address(self, now_ns: int, address: Address, size: int) -> list[Action]:
+    def new_address(self, now_ns: int, path_id: int, address: Address, size: int) -> list[Action]:
         """An authentic datagram of `size` bytes came from an address that is not the path's. To be reported
         for each such datagram or for some of them: challenges are paid for by what was reported."""
-        if address != self.address:
-            self._challenges.saw(now_ns, address, size)
+        path = self.paths.get(path_id)
+        if path and address != path.address:
+            path.challenges.saw(now_ns, address, size)
         return self.poll(now_ns)
 
     def receive_control(
@@ -227,14 +211,14 @@ class Session:
     ) -> list[Action]:
         """An authentic control frame: the keys and the address that it came under, bytes of UDP payload,
         plaintext."""
-        if self._ring.find(local_index) is None:
-            self.drops["dropped keys"] += 1
-            return self.poll(now_ns)
-        self._confirm(now_ns, local_index)  # the frame may overtake that event, and be of a new instance
-        try:
-            self._handle(now_ns, address, size, decode_frame(frame))
-        except WireError:
-            self.drops["malformed control"] += 1
+        path = self._confirm(
+            now_ns, local_index
+        )  # the frame may overtake that event, and be of a new instance
+        if path:
+            try:
+                self._handle(now_ns, path, address, size, decode_frame(frame))
+            except WireError:
+                self.drops["malformed control"] += 1
         return self.poll(now_ns)
 
     def send_message(self, now_ns: int, message: Message) -> list[Action]:
@@ -248,188 +232,99 @@ class Session:
 
     def close(self) -> list[Action]:
         """The peer is no longer configured."""
-        self._dialer.stop()
-        self._ring.clear()
+        for path in self.paths.values():
+            path.close()
         self._deadline_ns = None
-        actions = self._actions[:]
-        self._actions.clear()
-        return actions
+        return self._take_actions()
 
     # --- handshakes and keys ---
 
-    def _answer(self, now_ns: int, address: Address, caller: Caller) -> None:
-        hello = caller.hello()
-        if hello.path != self.path:
+    def _called_path(self, hello: Hello) -> Path:
+        """The path that an initiation is about, a new one if it must be. Raises HandshakeError."""
+        if hello.path >= hop.PATHS_MAX:
             raise HandshakeError("path")
-        if self.peer_hello and hello.instance == self.peer_hello.instance:
-            if distance(self._peer_number, hello.number) <= 0:
-                raise HandshakeError("replayed handshake")
-            self._peer_number = hello.number
-        index = self._local.allocate()
-        try:
-            datagram, transport = respond(
-                self._local.identity,
-                caller,
-                hello,
-                local_index=index,
-                ephemeral=self._local.random_bytes(32),
-                cookie=self._cookies.cookie(now_ns, address),
-            )
-        except HandshakeError:
-            self._local.release(index)
-            raise
-        keys = Keys(
-            local_index=index,
-            remote_index=caller.remote_index,
-            initiator=False,
-            created_ns=now_ns,
-            hello=hello,
-            address=address,
-            cipher=transport.cipher,
-            mac1=mac1_of(datagram),
-        )
-        self._ring.install(keys, transport)
-        self._actions.append(SendHandshake(address, datagram))
+        path = self.paths.get(hello.path) or Path(self._shared, hello.path)
+        if self.peer_hello and hello.instance == self.peer_hello.instance and not path.count(hello):
+            raise HandshakeError("replayed handshake")
+        self.paths[hello.path] = path
+        return path
 
-    def _confirm(self, now_ns: int, local_index: int) -> None:
-        keys = self._ring.find(local_index)
-        if keys is None:
+    def _dialling(self, local_index: int) -> Path:
+        """The path whose handshake has that index. Raises HandshakeError."""
+        for path in self.paths.values():
+            pending = (keys.local_index for keys in path.ring.pending)
+            if path.dialer.half_open(local_index) or local_index in pending:
+                return path
+        raise HandshakeError("unexpected response")
+
+    def _other_process(self, now_ns: int, path: Path) -> int | None:
+        """The peer's process, if it is heard from on another path now: whoever else answers on this one has
+        its key, but is a different node, or an old one."""
+        others = (p for p in self.paths.values() if p is not path and p.ring.current)
+        alive = any(now_ns < p.heard_ns + hop.SUSPECT_SENDING for p in others)
+        return self.peer_hello.instance if self.peer_hello and alive else None
+
+    def _confirm(self, now_ns: int, local_index: int) -> Path | None:
+        """Something authentic has arrived under these keys; their path."""
+        path, keys = self._find(local_index)
+        if path is None or keys is None:
             self.drops["dropped keys"] += 1
-            return
-        pending, keys.confirmed = keys in self._ring.pending, True
-        if pending and self._ours_wins(keys):
-            self._ring.keep_beside(keys)
+            return None
+        pending, keys.confirmed = keys in path.ring.pending, True
+        if pending and path.ours_wins(keys):
+            path.ring.keep_beside(keys)
         elif pending:
-            self._adopt(now_ns, keys, "handshake")
-            self._control(Keepalive(answer=False))  # the peer's first packet under these keys
-        self._heard_ns = now_ns
+            self._adopt(now_ns, path, keys)
+            path.control(Keepalive(answer=False))  # the peer's first packet under these keys
+        path.heard_ns = now_ns
+        return path
 
-    def _ours_wins(self, theirs: Keys) -> bool:
-        """Simultaneous opening: of two handshakes of the same processes, both nodes use the one that the
-        lower key began."""
-        ours = self._ring.current
-        return (
-            ours is not None
-            and ours.initiator
-            and self._local.identity.public < self.peer.public_key
-            and ours.hello.instance == theirs.hello.instance
-            and abs(ours.created_ns - theirs.created_ns) < hop.SIMULTANEOUS
-        )
+    def _find(self, local_index: int) -> tuple[Path | None, Keys | None]:
+        found = ((path, path.ring.find(local_index)) for path in self.paths.values())
+        return next(((path, keys) for path, keys in found if keys), (None, None))
 
-    def _adopt(self, now_ns: int, keys: Keys, why: str) -> None:
-        """Send on these keys, to the address that they were agreed with."""
+    def _adopt(self, now_ns: int, path: Path, keys: Keys) -> None:
+        """Send on these keys. Of another process of the peer, nothing that was agreed on before holds."""
         fresh = self.peer_hello is None or keys.hello.instance != self.peer_hello.instance
         self.peer_hello = keys.hello
         if fresh:
-            self._peer_number = 0 if keys.initiator else keys.hello.number
             self._channel = Channel()
-        self._move(now_ns, keys.address)
-        self._ring.use(keys)
-        self.handshakes += 1
-        self._heard_ns = now_ns
-        self._set_state("connected", why, fresh)
+            for other in self.paths.values():
+                other.answered = 0
+                if other is not path:
+                    other.ring.drop_used()
+        if not keys.initiator:
+            path.count(keys.hello)
+        path.adopt(now_ns, keys)
+        self._tell_state(path, fresh)
 
-    def _move(self, now_ns: int, address: Address) -> None:
-        if address == self.address:
-            return
-        self.address = address
-        self._challenges = Challenges(self._local.random_bytes)
-        self._pmtu = PathMtu(now_ns, largest_datagram(address[0]))
-        self._actions.append(SetAddress(self.path, address))
-
-    def _set_state(self, state: str, why: str, fresh: bool = False) -> None:
-        if state != self.state or fresh:
-            self.state = state
-            self._actions.append(StateChanged(state, why, fresh))
-
-    # --- what is due ---
-
-    def _expire(self, now_ns: int) -> None:
-        self._ring.expire(now_ns)
-        if self._ring.current is None:
-            self._set_state("connecting", "keys have ended")
-        elif now_ns >= self._heard_ns + hop.SILENT:
-            self._set_state("silent", f"nothing heard for {hop.SILENT // hop.SECOND} s")
-        else:
-            self._set_state("connected", "heard again")
-
-    def _dial(self, now_ns: int) -> None:
-        current = self._ring.current
-        wanted = now_ns >= self._dial_ns(current) if current else bool(self.peer.addresses)
-        if not wanted:
-            self._dialer.stop()
-            return
-        if not self._dialer.active:
-            self._dialer.start(now_ns)
-        here = (self.address,) if current and self.address else ()
-        initiation = self._dialer.poll(now_ns, self._rtt_ns or 0, (*here, *self.peer.addresses))
-        if initiation:
-            self._actions.append(initiation)
-
-    def _dial_ns(self, current: Keys) -> int:
-        """From when on new keys are wanted: age, silence, or a peer that does not take these."""
-        unconfirmed_ns = current.created_ns + hop.CONFIRM_GIVE_UP
-        times = (current.rekey_ns, self._heard_ns + (hop.SUSPECT_SENDING if self.sending else hop.SUSPECT))
-        return min(times if current.confirmed else (*times, unconfirmed_ns))
-
-    def _ask_to_confirm(self, now_ns: int, current: Keys) -> None:
-        if not current.confirmed and now_ns >= self._confirm_ns:
-            grown_ns = int(self._confirm_interval_ns * hop.RESEND_BACKOFF)
-            first_ns = max(hop.CONFIRM_RETRY_MIN, self._rtt() // 2)
-            self._confirm_interval_ns = max(first_ns, min(grown_ns, hop.CONFIRM_RETRY_MAX))
-            self._confirm_ns = now_ns + self._confirm_interval_ns
-            self._control(Keepalive(answer=True))
-
-    def _talk(self, now_ns: int) -> None:
-        for frame in self._channel.poll(now_ns, self._rtt()):
-            self._control(frame)
-        probe = self._pmtu.poll(now_ns, self._rtt(), self._heard_ns) if self._pmtu else None
-        if probe:
-            self._control(probe, pad_to=probe.size)
-
-    def _next(self, now_ns: int) -> int | None:
-        times = [self._ring.deadline(), self._dialer.deadline()]
-        current = self._ring.current
-        if current:
-            times.append(self._challenges.deadline())
-            if not current.confirmed:
-                times.append(self._confirm_ns)
-            if not self._dialer.active:
-                times.append(self._dial_ns(current))
-            if self.state == "connected":
-                times.append(self._heard_ns + hop.SILENT)
-            if now_ns < self._heard_ns + hop.SUSPECT:
-                times += [self._channel.deadline(), self._pmtu.deadline() if self._pmtu else None]
-        return min((t for t in times if t is not None), default=None)
-
-    def _rtt(self) -> int:
-        return RTT_UNKNOWN if self._rtt_ns is None else self._rtt_ns
+    def _tell_state(self, path: Path, fresh: bool = False) -> None:
+        if path.state != self.state or fresh:
+            self.state = path.state
+            self._actions.append(StateChanged(path.state, path.why, fresh))
 
     # --- frames ---
 
-    def _control(self, frame: Frame, address: Address | None = None, pad_to: int | None = None) -> None:
-        self._actions.append(SendControl(self.path, address, encode_frame(frame), pad_to))
-
-    def _handle(self, now_ns: int, address: Address, size: int, frame: Frame) -> None:
+    def _handle(self, now_ns: int, path: Path, address: Address, size: int, frame: Frame) -> None:
         match frame:
             case Keepalive(answer):
                 if answer:
-                    self._control(Keepalive(answer=False))
+                    path.control(Keepalive(answer=False))
             case Reliable():
                 for message in self._channel.receive(frame):
                     self._deliver(message)
             case Acknowledgement():
                 self._channel.acknowledged(frame)
             case PathChallenge(token):
-                self._control(PathResponse(token), address)
-            case PathResponse(token) if self._challenges.answered(address, token):
-                self._move(now_ns, address)
+                path.control(PathResponse(token), address)
+            case PathResponse(token) if path.challenges.answered(address, token):
+                path.move(now_ns, address, path.socket)
             case MtuProbe(probe, probe_size):
                 if probe_size != size:
                     raise WireError("an MTU probe that is not as long as it says")
-                self._control(MtuAck(probe, size))
-            case MtuAck(probe, probe_size) if self._pmtu:
-                self._pmtu.acknowledged(now_ns, probe, probe_size)
+                path.control(MtuAck(probe, size))
+            case MtuAck():
+                path.answered_probe(now_ns, frame)
 
     def _deliver(self, packed: bytes) -> None:
         """One wrong message does not keep back those behind it."""
@@ -439,3 +334,16 @@ class Session:
             self.drops["unknown message"] += 1
         except WireError:
             self.drops["malformed message"] += 1
+
+    # --- what is due ---
+
+    def _next(self, now_ns: int, best: Path) -> int | None:
+        times = [path.deadline(now_ns, self.sending) for path in self.paths.values()]
+        if best.ring.current and now_ns < best.fresh_until():
+            times.append(self._channel.deadline())
+        return min((t for t in times if t is not None), default=None)
+
+    def _take_actions(self) -> list[Action]:
+        actions = self._actions[:]
+        self._actions.clear()  # the paths append to the same list
+        return actions

@@ -7,8 +7,9 @@ from pathlib import Path
 from relay.config import Address, Config
 from relay.core.noise import public_key
 from relay.lab.network import Network, Received, Sent
-from relay.services.machine import HOP_PORT, Machine
+from relay.services.machine import Machine
 from relay.services.shards import Shards
+from relay.services.uplinks import HOP_PORT, UPLINK_PORTS, Binding, Uplinks
 from relay.wire.hop import CIPHER_CHACHA20_POLY1305, DatagramType
 from relay_ext import control
 from relay_ext.shards import SHARDS_MAX, join
@@ -34,8 +35,8 @@ class MemoryStore:
 class VirtualNode:
     """A node at `host` on a Network. What is random comes from the seed, so that a run can be repeated.
 
-    To the network a port's number is that of its plane times SHARDS_MAX plus the shard's; the hop port, which
-    the planes share, is number HOP_PORT.
+    To the network a port's number is that of its plane times SHARDS_MAX plus the shard's; ports for traffic
+    with peers, which the planes share, count as the first one's.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class VirtualNode:
         self.network = network
         self.host = host
         self._out: list[Sent] = []
-        self._next_port = HOP_PORT + 1
+        self._next_port = UPLINK_PORTS.stop
         """Of any shard: nothing is gained from numbers that are closer together."""
         self._random = random.Random(seed)
         public = public_key(static) if static else bytes(32)
@@ -68,15 +69,16 @@ class VirtualNode:
             static=static,
             random_bytes=self.random_bytes,
             resolve=lambda host, port: ((host, port),),
+            uplinks=Uplinks(
+                config.hop.uplinks if config.hop else (), self, index_of=lambda _: None, routes=lambda: ()
+            ),
             read=read,
             store=store or MemoryStore(),
             wall_clock=lambda: 0.0,
             ciphers=ciphers,
         )
         if config.hop is not None:
-            for plane in self.shards.planes:
-                plane.set_port(HOP_PORT, control.PORT_HOP)
-            network.attach(self, HOP_PORT, (host, config.hop.listen.port))
+            self._open_hop(HOP_PORT, (host, config.hop.listen.port))
         self.machine.start(now_ns)
         network.wake(self)
 
@@ -88,11 +90,26 @@ class VirtualNode:
     def open(self, address: Address, shard: int) -> int:
         port = self._next_port
         self._next_port += 1
-        self.network.attach(self, port * SHARDS_MAX + shard, (self.host, address.port or 40000 + port))
+        self.network.attach(
+            self, port * SHARDS_MAX + shard, (self.host, address.port or 40001 + port - UPLINK_PORTS.stop)
+        )
         return port
 
     def close(self, port: int, shard: int) -> None:
         """The network keeps the address; the plane counts what still arrives there."""
+
+    def open_uplink(self, number: int, binding: Binding) -> None:
+        if binding.host is None:
+            raise OSError("an emulated node has addresses, but no interfaces")
+        self._open_hop(number, (binding.host, binding.port or 41000 + number))
+
+    def close_uplink(self, number: int) -> None:
+        raise AssertionError("a socket that is bound to an address stays open when that goes")
+
+    def _open_hop(self, number: int, address: tuple[str, int]) -> None:
+        for plane in self.shards.planes:
+            plane.set_port(number, control.PORT_HOP)
+        self.network.attach(self, number * SHARDS_MAX, address)
 
     # ---- Node --------------------------------------------------------------------------------
 
@@ -123,12 +140,16 @@ class VirtualNode:
                 return deadlines
 
     def _shard(self, port: int, data: bytes) -> int:
-        if port == HOP_PORT and len(data) > 7 and data[0] >= DatagramType.SOURCE:  # handshakes name no shard
+        if (
+            port // SHARDS_MAX < UPLINK_PORTS.stop and len(data) > 7 and data[0] >= DatagramType.SOURCE
+        ):  # handshakes name no shard
             return data[7] % len(self.shards)
         return port % SHARDS_MAX
 
     def _queue(self, shard: int, sent: list[Sent]) -> None:
-        self._out += [(port and port * SHARDS_MAX + shard, to, data) for port, to, data in sent]
+        for port, to, data in sent:
+            shared = port < UPLINK_PORTS.stop
+            self._out.append((port * SHARDS_MAX + (0 if shared else shard), to, data))
 
     def _decide(self, now_ns: int) -> int:
         return self.machine.poll(now_ns)

@@ -77,8 +77,9 @@ class EngineService:
             bound: Address = sock.getsockname()[:2]
             return bound
 
-    def open_hop_port(self, number: int, address: Address) -> Address:
-        """Gives every plane, as its port `number`, a socket bound to the same address, which is returned.
+    def open_hop_port(self, number: int, address: Address, interface: str | None = None) -> Address:
+        """Gives every plane, as its port `number`, a socket bound to the same address, which is returned, and
+        to the interface, if one is given.
 
         Each gets the datagrams whose receiver index names it, the first one all handshakes. Raises as
         `open_port`.
@@ -86,17 +87,25 @@ class EngineService:
         with ExitStack() as stack:
             shared = len(self.engines) > 1
             if shared:
-                open_udp(address).close()  # a program that shares the port as well would not be noticed later
-            first = stack.enter_context(open_udp(address, reuse=shared))
+                open_udp(
+                    address, interface=interface
+                ).close()  # a program that shares the port as well would not be noticed later
+            first = stack.enter_context(open_udp(address, reuse=shared, interface=interface))
             bound: Address = first.getsockname()[:2]
             sockets = [first]
             if shared:
                 _steer(first, len(self.engines))  # before there are others that the kernel could choose
             while len(sockets) < len(self.engines):
-                sockets.append(stack.enter_context(open_udp((address[0], bound[1]), reuse=True)))
+                same = address[0], bound[1]
+                sockets.append(stack.enter_context(open_udp(same, reuse=True, interface=interface)))
             for engine, sock in zip(self.engines, sockets, strict=True):
                 engine.add_port(number, sock, probe_mtu=True)
             return bound
+
+    def close_hop_port(self, number: int) -> None:
+        """Raises ValueError when there is no such port."""
+        for engine in self.engines:
+            engine.remove_port(number)
 
     def close_port(self, number: int, *, shard: int = 0) -> None:
         """Raises ValueError when there is no such port."""
@@ -129,22 +138,25 @@ class EngineService:
                 self._loop.call_exception_handler({"message": message, "exception": error})
 
 
-def open_udp(address: Address, *, reuse: bool = False) -> socket.socket:
+def open_udp(address: Address, *, reuse: bool = False, interface: str | None = None) -> socket.socket:
     """A UDP socket bound to `address`; port 0 takes a free one.
 
     Host "::" takes IPv4 as well, and becomes "0.0.0.0" where the kernel has no IPv6. `reuse` lets several
-    sockets of this user share the port (SO_REUSEPORT). Raises PortError.
+    sockets of this user share the port (SO_REUSEPORT). With an `interface` it uses that one alone
+    (SO_BINDTODEVICE). Raises PortError.
     """
     host, port = address
     try:
-        return _bind(host, port, reuse)
+        return _bind(host, port, reuse, interface)
+    except PortError:
+        raise
     except OSError as error:
         if host == "::" and error.errno in IPV6_MISSING:
-            return open_udp(("0.0.0.0", port), reuse=reuse)
+            return open_udp(("0.0.0.0", port), reuse=reuse, interface=interface)
         raise PortError(_sentence(host, port, error)) from error
 
 
-def _bind(host: str, port: int, reuse: bool) -> socket.socket:
+def _bind(host: str, port: int, reuse: bool, interface: str | None) -> socket.socket:
     family, _, _, _, name = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)[0]
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
@@ -152,11 +164,20 @@ def _bind(host: str, port: int, reuse: bool) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         if reuse:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if interface:
+            _use_alone(sock, interface)
         sock.bind(name)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _use_alone(sock: socket.socket, interface: str) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+    except PermissionError as error:
+        raise PortError(f"{interface} cannot be bound to: before Linux 5.7 that takes CAP_NET_RAW") from error
 
 
 def _steer(sock: socket.socket, shards: int) -> None:

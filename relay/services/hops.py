@@ -26,8 +26,10 @@ from relay.core.actions import (
 )
 from relay.core.channel import ChannelError
 from relay.core.handshake import Identity
+from relay.core.path import Way
 from relay.core.routing import Candidate
 from relay.core.session import Peer, Session
+from relay.core.uplinks import IN_TURN, Measured, Order, Preference, Uplink, ways
 from relay.log import event
 from relay.services.shards import Shards
 from relay.wire.messages import Message
@@ -72,6 +74,9 @@ class Hop:
     """What the packet machine was last told: ratio and budgets."""
     revocations_s: int = 0
     """When the list of revoked keys was issued that both ends have from one another; 0: none yet."""
+    preference: Preference = field(default_factory=Preference)
+    orders: tuple[Order, Order] = IN_TURN, IN_TURN
+    """What it was last told of its paths: their order for source packets and for repair."""
     drops: Counter[str] = field(default_factory=Counter)
     target_bps: float | None = None
     """Bits a second that it can carry, repair included; None: not known."""
@@ -107,6 +112,7 @@ class Hops:
         self._on_message = on_message
         self._on_state = on_state
         self._by_session: dict[int, Hop] = {}
+        self._uplinks: tuple[Uplink, ...] = (Uplink(port, "default"),)
         self._secret_ns: int | None = None
 
     # ---- peers -------------------------------------------------------------------------------
@@ -127,8 +133,24 @@ class Hops:
         self.hops[hop_id] = hop
         self._by_session[id(session)] = hop
         self._apply_params(hop)
-        self._run(now_ns, hop, session.start(now_ns))
+        self._run(now_ns, hop, session.set_ways(now_ns, self._ways(hop)))
         return hop
+
+    def set_uplinks(self, now_ns: int, uplinks: tuple[Uplink, ...]) -> None:
+        """The sockets that peers are called from are these now."""
+        if uplinks == self._uplinks:
+            return
+        self._uplinks = uplinks
+        for hop in self.hops.values():
+            self._run(now_ns, hop, hop.session.set_ways(now_ns, self._ways(hop)))
+
+    def uplink_name(self, socket: int) -> str:
+        """What an uplink is called; "default" for the socket that listens."""
+        return next((uplink.name for uplink in self._uplinks if uplink.socket == socket), "default")
+
+    def _ways(self, hop: Hop) -> dict[int, Way]:
+        taken = {path.id: path.way for path in hop.session.paths.values() if path.way}
+        return ways(taken, hop.session.peer.addresses, self._uplinks)
 
     def remove(self, now_ns: int, hop: Hop) -> None:
         self._run(now_ns, hop, self.acceptor.remove(hop.session.peer.public_key))
@@ -178,7 +200,7 @@ class Hops:
     def handle(self, now_ns: int, e: control.Event) -> None:
         """An event of the packet plane that concerns a hop."""
         if e.kind == control.EVENT_HANDSHAKE:
-            taken = self.acceptor.receive_handshake(now_ns, e.address, e.data)
+            taken = self.acceptor.receive_handshake(now_ns, e.address, e.data, e.port)
             if taken is not None:
                 self._run(now_ns, self._by_session[id(taken[0])], taken[1])
             return
@@ -191,7 +213,7 @@ class Hops:
         elif e.kind == control.EVENT_CONFIRMED:
             self._run(now_ns, hop, session.confirmed(now_ns, e.b))
         elif e.kind == control.EVENT_ADDRESS:
-            self._run(now_ns, hop, session.new_address(now_ns, e.address, e.size))
+            self._run(now_ns, hop, session.new_address(now_ns, e.b, e.address, e.size))
 
     def poll(self, now_ns: int) -> int:
         """Do what is due; returns the next deadline in ns."""
@@ -225,12 +247,45 @@ class Hops:
             rate = (link.source_sent - hop.source_sent) / elapsed
             hop.packets_per_second += (rate - hop.packets_per_second) / (4 if hop.packets_per_second else 1)
         hop.session.sending = bool(link.source_at_ns) and now_ns - link.source_at_ns < SENDING_NS
-        if link.heard_ns > hop.link.heard_ns:
-            self._run(now_ns, hop, hop.session.heard(link.heard_ns))
-        if link.rtt_ns:
-            self._run(now_ns, hop, hop.session.rtt(now_ns, link.rtt_ns))
+        for path in link.paths:
+            self._run(now_ns, hop, hop.session.measured(now_ns, path.id, path.heard_ns, path.rtt_ns))
+        self._tell_paths(hop, link)
         hop.link, hop.looked_ns, hop.source_sent = link, now_ns, link.source_sent
+        self._apply_orders(now_ns, hop)
         self._apply_params(hop)
+
+    def _tell_paths(self, hop: Hop, link: Link) -> None:
+        """Log the paths that died or came back since the last look."""
+        before = {path.id: path.role == "dead" for path in hop.link.paths}
+        for path in link.paths:
+            dead = path.role == "dead"
+            if before.get(path.id, True) != dead:
+                session = hop.session.paths.get(path.id)
+                uplink = self.uplink_name(session.socket) if session else None
+                what = "path_dead" if dead else "path_alive"
+                event(logger, logging.INFO, what, peer=hop.name, path=path.id, uplink=uplink)
+
+    def _apply_orders(self, now_ns: int, hop: Hop) -> None:
+        sockets = {path.id: path.socket for path in hop.session.paths.values()}
+        measured = [
+            Measured(
+                id=path.id,
+                socket=sockets.get(path.id, self._port),
+                alive=path.role != "dead",
+                rtt_ns=path.rtt_ns,
+                rtt_min_ns=path.rtt_min_ns,
+                queue_ns=path.queue_delay_ns,
+                jitter_ns=path.jitter_ns,
+                loss_ratio=path.loss_ratio if path.loss_settled else 0.0,
+                reported_highest=path.reported_highest,
+                reported_received=path.reported_received,
+            )
+            for path in hop.link.paths
+        ]
+        orders = hop.preference.look(now_ns, measured, (hop.send_budget_ms or self._budget_ms) * MS)
+        if orders != hop.orders:
+            hop.orders = orders
+            self._shards.of(hop.id).set_orders(hop.id, *orders)
 
     def _apply_params(self, hop: Hop) -> None:
         send_ms = hop.send_budget_ms or self._budget_ms
@@ -257,12 +312,15 @@ class Hops:
             repair.Link(
                 loss_ratio=hop.link.loss_assumed,
                 loss_burst=hop.link.loss_burst,
-                rtt_ns=hop.link.rtt_ns,
+                rtt_ns=hop.link.repair_round_ns,
                 budget_ns=send_ms * MS,
                 packets_per_second=hop.packets_per_second or RATE_UNKNOWN,
             )
         )
-        return min(ratio, self._max_overhead)
+        # So many repair packets are wanted at the other end; the path that they take has a loss of its own.
+        most = repair.LOSS_MAX
+        arriving = (1 - min(hop.link.loss_assumed, most)) / (1 - min(hop.link.repair_loss_assumed, most))
+        return min(ratio * arriving, self._max_overhead)
 
     # ---- actions -----------------------------------------------------------------------------
 
@@ -273,8 +331,8 @@ class Hops:
     def _execute(self, now_ns: int, hop: Hop, action: Action) -> None:
         plane = self._shards.of(hop.id)
         match action:
-            case SendHandshake(address, datagram):
-                plane.send_datagram(self._port, address, datagram)
+            case SendHandshake(address, datagram, socket):
+                plane.send_datagram(socket, address, datagram)
             case SendControl(path, address, frame, pad_to):
                 plane.send_control(hop.id, path, address, frame, pad_to or 0)
             case InstallKeys():
@@ -293,16 +351,17 @@ class Hops:
                 plane.use_keys(local_index)
             case DropKeys(local_index):
                 plane.drop_keys(local_index)
-            case SetAddress(path, address):
+            case SetAddress(path, address, socket):
                 event(
                     logger,
                     logging.INFO,
                     "path_address",
                     peer=hop.name,
                     path=path,
+                    uplink=self.uplink_name(socket),
                     address="{} port {}".format(*address),
                 )
-                plane.set_path(hop.id, path, address=address)
+                plane.set_path(hop.id, path, address=address, port=socket)
             case SetMtu(path, datagram_bytes):
                 event(
                     logger, logging.INFO, "path_mtu", peer=hop.name, path=path, datagram_bytes=datagram_bytes

@@ -20,12 +20,13 @@ from relay.services.hops import Hop, Hops
 from relay.services.members import Members, Store
 from relay.services.shards import Shards
 from relay.services.streams import Ports, Streams
+from relay.services.uplinks import HOP_PORT, Uplinks
 from relay.wire.hop import CIPHER_CHACHA20_POLY1305
 from relay.wire.messages import KeyFrameRequest, Message, RevocationList
 from relay_ext import control
 
-HOP_PORT = 0
-"""The number by which each plane knows the socket of `[hop] listen`."""
+UPLINKS_NS = 5_000_000_000
+"""Between two looks at which uplinks there are."""
 FORWARDER_BUDGET_MS = 200
 Resolve = Callable[[str, int], tuple[actions.Address, ...]]
 """The addresses of a host and port; empty when it cannot be resolved now."""
@@ -47,6 +48,7 @@ class Machine:
         static: bytes | None,
         random_bytes: Callable[[int], bytes],
         resolve: Resolve,
+        uplinks: Uplinks,
         read: Callable[[Path], str],
         store: Store,
         wall_clock: Callable[[], float],
@@ -54,6 +56,9 @@ class Machine:
     ) -> None:
         self.shards = shards
         self._resolve = resolve
+        self._uplinks = uplinks
+        self._uplinks_ns: int | None = None
+        """When to look next at which there are; None: nobody is called, nor can call there."""
         self._read = read
         self._config = config
         self._ingests: Ingests = {}
@@ -112,7 +117,11 @@ class Machine:
             if self._egresses.get(name) != egresses.get(name):
                 self.streams.set_egress(name, egresses.get(name, ()))
         self._egresses = egresses
-        self._apply_peers(now_ns, config.hop.peers if config.hop else ())
+        peers = config.hop.peers if config.hop else ()
+        called_from = self._uplinks.configured or any(peer.addresses for peer in peers)
+        self._uplinks_ns = now_ns if self.hops and called_from else None
+        self._look_at_uplinks(now_ns)
+        self._apply_peers(now_ns, peers)
 
     def _apply_ingests(self, now_ns: int, ingests: Ingests) -> None:
         before = dict(self._ingests)
@@ -196,14 +205,23 @@ class Machine:
 
     def poll(self, now_ns: int) -> int:
         """Do what is due; returns the next deadline in ns."""
+        self._look_at_uplinks(now_ns)
         deadlines = [self.streams.poll(now_ns), self.feedback.poll(now_ns)]
         if self.members is not None:
             deadlines.append(self.members.poll(now_ns))
         if self.hops is not None:
             deadlines.append(self.hops.poll(now_ns))
+        if self._uplinks_ns is not None:
+            deadlines.append(self._uplinks_ns)
         if self.members is not None and self.members.waits:  # a hop has changed meanwhile
             return now_ns
         return min(deadlines)
+
+    def _look_at_uplinks(self, now_ns: int) -> None:
+        """If it is time to."""
+        if self.hops is not None and self._uplinks_ns is not None and now_ns >= self._uplinks_ns:
+            self._uplinks_ns = now_ns // UPLINKS_NS * UPLINKS_NS + UPLINKS_NS
+            self.hops.set_uplinks(now_ns, self._uplinks.look())
 
     def _on_message(self, now_ns: int, hop: Hop, message: Message) -> None:
         if isinstance(message, KeyFrameRequest):
@@ -227,7 +245,8 @@ class Machine:
         return [status.stream_status(self.shards, stream) for stream in self.streams.streams.values()]
 
     def hop_statuses(self) -> list[dict[str, Any]]:
-        return [status.hop_status(self.shards, hop) for hop in self.hops.hops.values()] if self.hops else []
+        hops = self.hops
+        return [status.hop_status(self.shards, hops, hop) for hop in hops.hops.values()] if hops else []
 
     def fleet_status(self, now_ns: int) -> dict[str, Any] | None:
         return self.members.status(now_ns) if self.members else None

@@ -56,7 +56,7 @@ def percentile(histogram: Sequence[float], share: float) -> float | None:
     raise AssertionError("the shares of a histogram add up to one")
 
 
-def hop_status(shards: Shards, hop: Hop) -> Status:
+def hop_status(shards: Shards, hops: Hops, hop: Hop) -> Status:
     plane = shards.of(hop.id)
     stats = plane.hop_stats(hop.id)
     delays = plane.hop_delays(hop.id)
@@ -83,7 +83,7 @@ def hop_status(shards: Shards, hop: Hop) -> Status:
         "added_delay_ms": {"p50": percentile(delays, 0.5), "p99": percentile(delays, 0.99)},
         "target_bitrate": None if hop.target_bps is None else round(hop.target_bps),
         "mtu": hop.session.mtu,
-        "paths": [_path_status(path) for path in stats["paths"]],
+        "paths": [_path_status(hops, hop, path) for path in stats["paths"]],
         "drops": {
             **{name: stats[name] for name in HOP_DROPS},
             **{reason.replace(" ", "_"): n for reason, n in (hop.session.drops + hop.drops).items()},
@@ -91,12 +91,20 @@ def hop_status(shards: Shards, hop: Hop) -> Status:
     }
 
 
-def _path_status(path: Status) -> Status:
+def _path_status(hops: Hops, hop: Hop, path: Status) -> Status:
+    session = hop.session.paths.get(path["id"])
+    seen = next((seen for seen in hop.link.paths if seen.id == path["id"]), None)
     return {
         "id": path["id"],
+        "uplink": hops.uplink_name(path["port"]),
+        "state": session.state if session else "connecting",
+        "role": seen.role if seen else "dead",
         "address": ("[{}]:{}" if ":" in path["address"][0] else "{}:{}").format(*path["address"]),
         "rtt_ms": round(path["rtt_ns"] / MS, 3) if path["rtt_ns"] else None,
-        "loss_ratio": round(path["loss_ratio"], 6),
+        "loss_ratio": {
+            "send": round(path["loss_ratio"], 6),
+            "receive": round(path["receive_loss_ratio"], 6),
+        },
         "sent_packets": path["sent_packets"],
         "sent_bytes": path["sent_bytes"],
         "received_packets": path["received_packets"],

@@ -2,8 +2,8 @@
 
 The text exposition format 0.0.4, as https://prometheus.io/docs/instrumenting/exposition_formats describes it.
 Names are `relay_…_{total,seconds,bytes,ratio}`; a yes or no is a ratio of 1 or 0. Labels are stream, kind
-and index of a track, peer, and a few fixed words: none whose values grow with viewers. What is unknown is
-left out, never zero.
+and index of a track, peer, the number of a path (0 to 3), and a few fixed words: none whose values grow with
+viewers. What is unknown is left out, never zero.
 """
 
 import re
@@ -134,6 +134,22 @@ HOP = (
     _Spec("relay_hop_target_rate_bytes", "target_bitrate", "Bytes a second that may be sent.", scale=BITS),
     _Spec("relay_hop_mtu_bytes", "mtu", "Largest UDP payload in bytes known to get through."),
 )
+PATH = (
+    _Spec("relay_path_up_ratio", "up", "1 while what is sent on the path gets through, else 0."),
+    _Spec("relay_path_source_ratio", "source", "1 while source packets take the path, else 0."),
+    _Spec("relay_path_rtt_seconds", "rtt_ms", "Round-trip time of the path in seconds, smoothed.", scale=MS),
+    *(
+        _Spec(
+            "relay_path_loss_ratio",
+            f"loss_ratio.{way}",
+            "Datagrams that the path loses, of those sent.",
+            labels=(("direction", way),),
+        )
+        for way in ("send", "receive")
+    ),
+    _Spec("relay_path_sent_bytes_total", "sent_bytes", "UDP payload sent on the path, in bytes."),
+    _Spec("relay_path_received_bytes_total", "received_bytes", "UDP payload received on it, in bytes."),
+)
 DROPS = "relay_hop_dropped_packets_total"
 DROPS_HELP = "Datagrams from the peer that were refused, by reason."
 
@@ -178,6 +194,10 @@ def _walk(status: Status) -> Iterator[tuple[_Spec, dict[str, str], Status]]:
         labels = {"peer": hop["peer"]}
         shown = {**hop, "connected": hop["state"] == "connected"}
         yield from ((spec, labels, shown) for spec in HOP)
+        for path in hop["paths"]:
+            carries = {"up": path["role"] != "dead", "source": "source" in path["role"]}
+            numbered = {**labels, "path": str(path["id"])}
+            yield from ((spec, numbered, {**path, **carries}) for spec in PATH)
         for reason in hop["drops"]:
             yield _Spec(DROPS, reason, DROPS_HELP), {**labels, "reason": reason}, hop["drops"]
     for name in status["engine"]:

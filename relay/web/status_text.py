@@ -15,7 +15,12 @@ def render(status: Status) -> str:
     head = [node["name"], node["region"], f"relay {node['version']}", f"up {up}", state]
     lines = ["  ".join(head), *(f"  {reason}" for reason in status["reasons"])]
     lines += _fleet(status["fleet"]) if status["fleet"] else []
-    for table in (_streams(status["streams"]), _routes(status["streams"]), _hops(status["hops"])):
+    for table in (
+        _streams(status["streams"]),
+        _routes(status["streams"]),
+        _hops(status["hops"]),
+        _paths(status["hops"]),
+    ):
         lines += ["", *table] if table else []
     if drops := _drops(status["hops"]):
         lines += ["", *drops]
@@ -84,12 +89,34 @@ def _hops(hops: Sequence[Status]) -> list[str]:
             str(hop["unrecovered_packets"]),
             _number(hop["overhead_ratio"], 2),
             f"{_number(hop['added_delay_ms']['p50'], 0)} {_number(hop['added_delay_ms']['p99'], 0)}",
-            " ".join(path["address"] or UNKNOWN for path in hop["paths"]) or UNKNOWN,
+            " ".join(dict.fromkeys(path["address"] for path in hop["paths"])) or UNKNOWN,
         ]
         for hop in hops
     ]
     head = ["HOP", "STATE", "RTT MS", "LOSS OUT IN", "SOURCE", "RECOVERED", "UNRECOVERED", "OVERHEAD"]
     return _table([*head, "DELAY P50 P99", "ADDRESS"], rows) if rows else []
+
+
+def _paths(hops: Sequence[Status]) -> list[str]:
+    """Of the peers that are reached over more than one."""
+    rows = [
+        [
+            hop["peer"],
+            str(path["id"]),
+            path["uplink"],
+            path["address"],
+            path["state"],
+            path["role"],
+            _number(path["rtt_ms"], 1),
+            f"{_percent(path['loss_ratio']['send'])} {_percent(path['loss_ratio']['receive'])}",
+            f"{path['sent_bytes'] / 1e6:.1f} {path['received_bytes'] / 1e6:.1f}",
+        ]
+        for hop in hops
+        if len(hop["paths"]) > 1
+        for path in hop["paths"]
+    ]
+    head = ["HOP", "PATH", "UPLINK", "ADDRESS", "STATE", "CARRIES", "RTT MS", "LOSS OUT IN", "MBYTE OUT IN"]
+    return _table(head, rows) if rows else []
 
 
 def _drops(hops: Sequence[Status]) -> list[str]:

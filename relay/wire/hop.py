@@ -47,6 +47,9 @@ response is longer."""
 NODE_RECORD_BYTES_MAX = 200
 NODE_NAME_CHARS_MAX = 64
 
+PATHS_MAX = 4
+"""Paths of a session: two uplinks and two addresses of the peer, or four uplinks."""
+
 RETRY_MIN = 100 * MS
 """Least time between two initiations; at most 1.5 RTT otherwise. 30 % loss each way fails every second
 attempt."""

@@ -184,15 +184,21 @@ class Round:
         rng = self.rng
         sent = self.plane.hop_stats(self.hop)["paths"][0]["sent_packets"]
         bits, arrivals = rng.choice([0, 8, 8, 100, 1024, 1025]), rng.choice([0, 0, 1, 1, 32, 33])
+        others = [
+            (rng.choice([0, 1, 2, 3, 4, 255]), rng.choice([0, 10**5, 2**32 - 1]), near(rng, sent))
+            for _ in range(rng.choice([0] * 6 + [1, 3, 4, 255]))
+        ]
         data = struct.pack(
             ">BBHIIIIIIIIHBB",
             rng.choice([0] * 20 + [1, 255]), rng.choice([0, 1, 3, 3, 3, 255]), rng.choice([0, 1, 20, 65535]),
             rng.choice([self.now // 1000 % 2**32, rng.randrange(2**32)]), rng.choice([0, 0, 0, 2**32 - 1]),
             rng.choice([max(sent - 1, 0)] * 4 + [near(rng, sent)]), near(rng, sent), near(rng, sent // 4),
-            near(rng, self.esi), near(rng, self.sent_esi - 8), near(rng, self.sent_esi), bits, arrivals, 0,
+            near(rng, self.esi), near(rng, self.sent_esi - 8), near(rng, self.sent_esi), bits, arrivals,
+            len(others),
         )  # fmt: skip
-        size = min((bits + 7) // 8 + 4 * arrivals, 1900)
+        size = (bits + 7) // 8 + 4 * arrivals
         data += rng.choice([rng.randbytes(size), b"\xff" * size])
+        data = (data + b"".join(struct.pack(">BxxxII", *other) for other in others))[:1990]
         self.hop_send(REPORT, data if rng.random() < 0.9 else mutated(rng, data)[:1990])
 
     def control(self) -> None:

@@ -412,6 +412,14 @@ def test_open_udp_shares_a_port_when_asked() -> None:
         assert one.getsockname() == two.getsockname()
 
 
+def test_open_udp_uses_one_interface_when_asked() -> None:
+    with open_udp(("::", 0), interface="lo") as sock:
+        name = sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16)
+        assert name.rstrip(b"\0") == b"lo"
+    with pytest.raises(PortError, match="No such device"):
+        open_udp(("::", 0), interface="none0")
+
+
 def test_open_udp_says_what_is_wrong() -> None:
     with open_udp(("::1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -206,6 +206,10 @@ class NodeSpec:
     threads: int = 1
     fleet: str = ""
     """The `[fleet]` section, if it has one."""
+    uplinks: tuple[str, ...] = ()
+    """Local addresses that it calls its peers from; with `:PORT`, at which they can call it."""
+    hosts: tuple[str, ...] = ()
+    """Addresses at which it is called; empty: `host`."""
 
 
 class Fleet:
@@ -268,14 +272,20 @@ class Fleet:
         wild = "::" if ":" in spec.host else "0.0.0.0"
         lines = [f'[node]\nname = "{name}"\n[engine]\nthreads = {spec.threads}']
         if spec.calls or spec.called_by or spec.fleet:
-            lines.append(f'[hop]\nlisten = "{host_port(wild, HOP_PORT)}"\nbudget_ms = {spec.budget_ms}')
+            hop_host = spec.host if any(":" in uplink for uplink in spec.uplinks) else wild
+            lines.append(f'[hop]\nlisten = "{host_port(hop_host, HOP_PORT)}"\nbudget_ms = {spec.budget_ms}')
             lines.append(f"max_overhead = {spec.max_overhead}")
+        for uplink in spec.uplinks:
+            address, _, port = uplink.partition(":")
+            lines.append(f'[[hop.uplinks]]\naddress = "{address}"' + (port and f"\nport = {port}"))
         lines.append(spec.fleet)
         for peer in (*spec.calls, *spec.called_by):
             public = base64.b64encode(public_key(self.key(peer))).decode()
             lines.append(f'[[hop.peers]]\nname = "{peer}"\npublic_key = "{public}"')
             if peer in spec.calls:
-                lines.append(f'address = "{host_port(self.specs[peer].host, HOP_PORT)}"')
+                hosts = self.specs[peer].hosts or (self.specs[peer].host,)
+                addresses = ", ".join(f'"{host_port(host, HOP_PORT)}"' for host in hosts)
+                lines.append(f"addresses = [{addresses}]")
         if spec.ingest:
             tracks = ", ".join(
                 f'{{kind="{m.kind}", listen="{host_port(wild, m.listen)}", payload_type={m.payload_type}, '

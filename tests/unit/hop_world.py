@@ -91,7 +91,7 @@ class World:
     def arrive(self, source: Address, destination: Address, datagram: Datagram) -> None:
         node = self.nodes.get(destination)
         if node:
-            node.receive(source, datagram)
+            node.receive(source, datagram, destination)
 
     def run(self, until_ns: int, stop: Callable[[], bool] = lambda: False) -> None:
         while self._heap and self._heap[0][0] <= until_ns and not stop():
@@ -102,10 +102,11 @@ class World:
 
 
 class Node:
-    """A process. `address` is how the world sees it."""
+    """A process. `address` is how the world sees its socket 0."""
 
     def __init__(self, world: World, name: str, private: bytes, address: Address) -> None:
         self.world = world
+        self.name = name
         self.address = address
         self.public = public_key(private)
         self.private = private
@@ -113,8 +114,10 @@ class Node:
         self.acceptor = Acceptor(Identity(private, instance, name), world.rng.randbytes)
         self.keys: dict[int, InstallKeys] = {}
         self.unconfirmed: set[int] = set()
-        self.in_use: dict[Session, int] = {}
-        self.paths: dict[Session, Address] = {}
+        self.in_use: dict[tuple[Session, int], int] = {}
+        """By session and path, as is the next."""
+        self.paths: dict[tuple[Session, int], Address] = {}
+        self.sockets = {0: address}
         self.mtus: dict[Session, int] = {}
         self.delivered: list[Message] = []
         self.states: list[tuple[int, StateChanged]] = []
@@ -126,13 +129,18 @@ class Node:
         self.do(session, session.start(self.world.now_ns))
         return session
 
+    def open(self, socket: int, address: Address) -> None:
+        self.sockets[socket] = address
+        self.world.nodes[address] = self
+
     def move(self, address: Address) -> None:
         del self.world.nodes[self.address]
         self.address = address
-        self.world.nodes[address] = self
+        self.open(0, address)
 
     def kill(self) -> None:
-        del self.world.nodes[self.address]
+        for address in self.sockets.values():
+            del self.world.nodes[address]
         self._wakes.clear()
         self.acceptor = Acceptor(Identity(self.private, 0, "dead"), self.world.rng.randbytes)
 
@@ -155,45 +163,48 @@ class Node:
 
     def _one(self, session: Session, action: Action) -> None:
         match action:
-            case SendHandshake(address, datagram):
-                self.world.send(self.address, address, datagram)
+            case SendHandshake(address, datagram, socket):
+                self.world.send(self.sockets[socket], address, datagram)
             case InstallKeys():
                 self.keys[action.local_index] = action
                 self.unconfirmed.add(action.local_index)
-            case UseKeys(_, index):
-                if session not in self.in_use:
-                    self.world.at(self.world.now_ns, lambda: self._report(session))
-                self.in_use[session] = index
+            case UseKeys(path, index):
+                if (session, path) not in self.in_use:
+                    self.world.at(self.world.now_ns, lambda: self._report(session, path))
+                self.in_use[session, path] = index
             case DropKeys(index):
                 del self.keys[index]
-            case SendControl(_, address, frame, pad_to):
-                keys = self.keys[self.in_use[session]]
+            case SendControl(path, address, frame, pad_to):
+                keys = self.keys[self.in_use[session, path]]
                 size = pad_to or hop.HEADER_BYTES + len(frame) + hop.TAG_BYTES
                 sealed = Sealed(keys.remote_index, keys.send_key, frame, size)
-                self.world.send(self.address, address or self.paths[session], sealed)
-            case SetAddress(_, address):
-                self.paths[session] = address
-            case SetMtu(_, size):
+                source = self.sockets[session.paths[path].socket]
+                self.world.send(source, address or self.paths[session, path], sealed)
+            case SetAddress(path, address):
+                self.paths[session, path] = address
+            case SetMtu(0, size):
                 self.mtus[session] = size
             case Deliver(message):
                 self.delivered.append(message)
             case StateChanged():
                 self.states.append((self.world.now_ns, action))
 
-    def _report(self, session: Session) -> None:
+    def _report(self, session: Session, path: int) -> None:
         """What the packet plane sends by itself on an idle hop."""
         if session not in self.acceptor.sessions:
             return
-        keys = self.keys.get(self.in_use[session])
+        keys = self.keys.get(self.in_use[session, path])
         if keys is not None:
             report = Sealed(keys.remote_index, keys.send_key, None, REPORT_BYTES)
-            self.world.send(self.address, self.paths[session], report)
-        self.world.at(self.world.now_ns + REPORT_INTERVAL, lambda: self._report(session))
+            source = self.sockets[session.paths[path].socket]
+            self.world.send(source, self.paths[session, path], report)
+        self.world.at(self.world.now_ns + REPORT_INTERVAL, lambda: self._report(session, path))
 
-    def receive(self, source: Address, datagram: Datagram) -> None:
+    def receive(self, source: Address, datagram: Datagram, to: Address | None = None) -> None:
         now_ns = self.world.now_ns
         if isinstance(datagram, bytes):
-            taken = self.acceptor.receive_handshake(now_ns, source, datagram)
+            socket = next((number for number, address in self.sockets.items() if address == to), 0)
+            taken = self.acceptor.receive_handshake(now_ns, source, datagram, socket)
             if taken:
                 self.do(*taken)
             return
@@ -204,9 +215,9 @@ class Node:
         if datagram.index in self.unconfirmed:
             self.unconfirmed.remove(datagram.index)
             self.do(session, session.confirmed(now_ns, datagram.index))
-        self.do(session, session.heard(now_ns))
-        if source != self.paths.get(session):
-            self.do(session, session.new_address(now_ns, source, datagram.size))
+        self.do(session, session.measured(now_ns, keys.path, now_ns, 0))
+        if source != self.paths.get((session, keys.path)):
+            self.do(session, session.new_address(now_ns, keys.path, source, datagram.size))
         if datagram.frame is None:
             return
         actions = session.receive_control(now_ns, datagram.index, source, datagram.size, datagram.frame)
@@ -237,7 +248,7 @@ class Pair:
 
 def accepts(sender: Node, session: Session, receiver: Node) -> bool:
     """The receiver can open what the sender sends."""
-    ours = sender.keys[sender.in_use[session]]
+    ours = sender.keys[sender.in_use[session, 0]]
     theirs = receiver.keys.get(ours.remote_index)
     return theirs is not None and theirs.receive_key == ours.send_key
 

@@ -242,7 +242,7 @@ def test_the_low_bits_of_a_sessions_indices_name_its_shard(shards):
         drawn = iter([shard, 0xFFFFFFF0, 0x12345678])  # the first two would make 0 and the highest index
         acceptor = Acceptor(EDGE, lambda n, drawn=drawn: next(drawn).to_bytes(n, "big"))
         session = acceptor.add(Peer("region", REGION.public), shard, shards)
-        first, second = (session._local.allocate() for _ in range(2))
+        first, second = (session._shared.local.allocate() for _ in range(2))
         assert first % shards == second % shards == shard and 0 < first != second
 
 

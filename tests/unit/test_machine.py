@@ -8,6 +8,7 @@ from relay.core.noise import public_key
 from relay.lab.virtual import MemoryStore
 from relay.services.machine import Machine
 from relay.services.shards import Shards
+from relay.services.uplinks import Binding, Uplinks
 
 STATIC = bytes(range(32))
 TEXT = """
@@ -29,6 +30,12 @@ class NoPorts:
     def close(self, port: int, shard: int) -> None:
         raise AssertionError("nothing was opened")
 
+    def open_uplink(self, number: int, binding: Binding) -> None:
+        raise AssertionError("there is one way out")
+
+    def close_uplink(self, number: int) -> None:
+        raise AssertionError("nothing was opened")
+
 
 def no_file(path: Path) -> str:
     raise AssertionError(f"{path} is not to be read")
@@ -43,6 +50,7 @@ def test_a_peer_is_called_once_its_name_has_an_address() -> None:
         NoPorts(),
         static=STATIC,
         random_bytes=random.Random(1).randbytes,
+        uplinks=Uplinks((), NoPorts(), index_of=lambda _: None, routes=lambda: ()),
         resolve=lambda host, port: (),
         read=no_file,
         store=MemoryStore(),

@@ -37,6 +37,12 @@ def test_values_and_units() -> None:
     assert value(samples, "relay_hop_loss_ratio", peer="region-sgp", direction="receive") == 0.297
     assert value(samples, "relay_hop_added_delay_seconds", peer="region-sgp", quantile="0.99") == 0.161
     assert value(samples, "relay_hop_connected_ratio", peer="region-sgp") == 1
+    assert value(samples, "relay_path_source_ratio", peer="region-sgp", path="0") == 1
+    assert value(samples, "relay_path_source_ratio", peer="region-sgp", path="1") == 0
+    assert value(samples, "relay_path_up_ratio", peer="region-sgp", path="1") == 1
+    assert value(samples, "relay_path_rtt_seconds", peer="region-sgp", path="1") == 0.0605
+    lte = {"peer": "region-sgp", "path": "1"}
+    assert value(samples, "relay_path_loss_ratio", **lte, direction="send") == 0.02
     assert value(samples, "relay_hop_connected_ratio", peer="region-tyo") == 0
     assert value(samples, "relay_hop_dropped_packets_total", peer="region-sgp", reason="replayed") == 7
     assert value(samples, "relay_node_ready_ratio") == 1
@@ -66,7 +72,7 @@ def test_names_follow_the_contract_and_help_says_something() -> None:
         assert family.samples and len(family.documentation) > 20 and family.documentation.endswith(".")
         for found in family.samples:
             assert re.fullmatch(r"relay_[a-z0-9_]+_(total|seconds|bytes|ratio)", found.name)
-            fixed = {"stream", "kind", "index", "peer", "reason", "direction", "quantile"}
+            fixed = {"stream", "kind", "index", "peer", "reason", "direction", "quantile", "path"}
             assert found.labels.keys() <= fixed | {"node", "region", "version"}
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from relay.core.actions import DropKeys, InstallKeys, SendControl, SendHandshake, SetAddress, UseKeys
 from relay.core.channel import ChannelFull, NotConnected
+from relay.core.path import Way
 from relay.wire import hop
 from relay.wire.hop import FrameKind
 from relay.wire.messages import PublishOk, Unpublish
@@ -107,8 +108,8 @@ def test_datagrams_on_the_way_during_a_rekey_are_accepted():
     connect(p)
     held = []
     p.world.run(119 * SECOND)
-    before = p.edge.in_use[p.up]
-    while p.edge.in_use[p.up] == before:
+    before = p.edge.in_use[p.up, 0]
+    while p.edge.in_use[p.up, 0] == before:
         p.world.run(p.world.now_ns + 10 * MS)
         for node, session, other in ((p.edge, p.up, p.region), (p.region, p.down, p.edge)):
             held.append(accepts(node, session, other))
@@ -148,12 +149,12 @@ def test_simultaneous_opening_ends_on_the_lower_keys_handshake(seed, loss):
     p.world.run(20 * SECOND)
     assert p.connected
     assert p.agree(), f"seed {seed}"
-    install = p.edge.keys[p.edge.in_use[p.up]]
-    assert p.region.in_use[p.down] == install.remote_index, (
+    install = p.edge.keys[p.edge.in_use[p.up, 0]]
+    assert p.region.in_use[p.down, 0] == install.remote_index, (
         f"both must send on the same handshake, seed {seed}"
     )
     if loss == 0:
-        assert p.up._ring.current.initiator == (p.edge.public < p.region.public)
+        assert p.up.paths[0].ring.current.initiator == (p.edge.public < p.region.public)
     calls = (p.up.initiations, p.down.initiations)
     p.world.run(60 * SECOND)
     assert calls == (p.up.initiations, p.down.initiations)
@@ -165,11 +166,11 @@ def test_simultaneous_opening_when_only_one_side_knows_the_right_address(blocked
     p.world.blocked = lambda *_: False
     other = p.region if blocked == EDGE else p.edge
     session = p.down if blocked == EDGE else p.up
-    object.__setattr__(session.peer, "addresses", (("198.51.100.99", 1),))
+    session.paths[0].way = Way((("198.51.100.99", 1),))
     connect(p)
     p.world.run(p.world.now_ns + SECOND)
     assert p.agree()
-    assert other.paths[session] in (EDGE, REGION)
+    assert other.paths[session, 0] in (EDGE, REGION)
 
 
 def test_an_hour_away():
@@ -203,7 +204,7 @@ def test_short_silence_is_survived_on_the_old_keys():
     assert p.connected
     p.world.run(40 * SECOND)
     assert p.agree()
-    assert not p.up._dialer.active
+    assert not p.up.paths[0].dialer.active
 
 
 def test_what_was_heard_may_be_reported_late():
@@ -213,7 +214,7 @@ def test_what_was_heard_may_be_reported_late():
     heard = p.world.now_ns
     p.world.blocked = lambda *_: True
     p.world.run(heard + 14 * SECOND)
-    p.edge.do(p.up, p.up.heard(heard + 2 * SECOND))
+    p.edge.do(p.up, p.up.measured(p.world.now_ns, 0, heard + 2 * SECOND, 0))
     assert p.up.deadline() > p.world.now_ns
     p.world.run(heard + 16 * SECOND)
     assert (p.up.state, p.down.state) == ("connected", "silent")
@@ -230,8 +231,8 @@ def test_address_change_is_challenged_before_anything_else_goes_there():
         moved = p.world.now_ns
         p.world.seen.clear()
         p.edge.move(new)
-        p.world.run(moved + 20 * SECOND, lambda p=p, new=new: p.region.paths[p.down] == new)
-        assert p.region.paths[p.down] == new, f"seed {seed}"
+        p.world.run(moved + 20 * SECOND, lambda p=p, new=new: p.region.paths[p.down, 0] == new)
+        assert p.region.paths[p.down, 0] == new, f"seed {seed}"
         assert p.world.now_ns - moved < 5 * SECOND, f"seed {seed}"
         to_new = [d for t, _, to, d in p.world.seen if to == new and t < p.world.now_ns]
         from_new = [d for _, source, _, d in p.world.seen if source == new]
@@ -245,9 +246,9 @@ def test_address_change_is_challenged_before_anything_else_goes_there():
 def test_an_echo_from_elsewhere_or_of_something_else_moves_nothing():
     p = pair(9)
     connect(p)
-    now, index = p.world.now_ns, p.region.in_use[p.down]
+    now, index = p.world.now_ns, p.region.in_use[p.down, 0]
     stranger = ("198.51.100.7", 9)
-    actions = p.down.new_address(now, stranger, 1200)
+    actions = p.down.new_address(now, 0, stranger, 1200)
     [challenge] = [a for a in actions if isinstance(a, SendControl)]
     assert challenge.address == stranger
     token = challenge.frame[1:]
@@ -263,11 +264,11 @@ def test_a_silent_address_gets_no_more_than_it_sent_and_is_forgotten():
     p = pair(10)
     connect(p)
     stranger = ("198.51.100.7", 9)
-    p.region.do(p.down, p.down.new_address(p.world.now_ns, stranger, 3 * 41 + 5))
+    p.region.do(p.down, p.down.new_address(p.world.now_ns, 0, stranger, 3 * 41 + 5))
     p.world.run(p.world.now_ns + 10 * SECOND)
     sent = [d for _, _, destination, d in p.world.seen if destination == stranger]
     assert sum(map(size_of, sent)) == 3 * 41
-    assert p.down._challenges.deadline() is None
+    assert p.down.paths[0].challenges.deadline() is None
 
 
 def test_replayed_initiations_replace_nothing():
@@ -277,10 +278,10 @@ def test_replayed_initiations_replace_nothing():
     p.world.run(130 * SECOND)
     assert p.up.handshakes == 2
     recorded = first + [d for _, s, _, d in p.world.seen if s == EDGE and isinstance(d, bytes)]
-    in_use, installed = p.region.in_use[p.down], set(p.region.keys)
+    in_use, installed = p.region.in_use[p.down, 0], set(p.region.keys)
     for datagram in recorded * 50:
         p.region.receive(("198.51.100.66", 6), datagram)
-    assert p.region.in_use[p.down] == in_use
+    assert p.region.in_use[p.down, 0] == in_use
     assert set(p.region.keys) == installed, "an initiation that its process has outdated is not even answered"
     assert p.down.drops["replayed handshake"] == len(recorded) * 50
 
@@ -314,12 +315,12 @@ def test_an_old_process_of_the_peer_cannot_come_back_by_replay():
     restart(p, "edge")
     connect(p)
     p.world.run(p.world.now_ns + 5 * SECOND)
-    in_use = p.region.in_use[p.down]
+    in_use = p.region.in_use[p.down, 0]
     p.region.receive(EDGE, recorded[0])
     pending = [i for i, k in p.region.keys.items() if i in p.region.unconfirmed]
     assert len(pending) == 1
     p.world.run(p.world.now_ns + 20 * SECOND)
-    assert p.region.in_use[p.down] == in_use
+    assert p.region.in_use[p.down, 0] == in_use
     assert pending[0] not in p.region.keys, "half-open handshakes end"
     assert p.connected
 
