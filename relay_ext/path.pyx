@@ -282,7 +282,7 @@ cdef bint path_take_report(path *p, int64_t now, uint64_t counter, const path_re
             p.reports_invalid += 1
             return False
         rtt = now - d.time - <int64_t>r.delay_us * 1000
-        if rtt < 0 or rtt > MAX_RTT:
+        if rtt < 0 or rtt > <int64_t>MAX_RTT:
             p.reports_invalid += 1
             return False
         take_rtt(p, now, rtt)

@@ -126,7 +126,7 @@ cdef void receive_report(hop *h, path *p, int64_t now, uint64_t counter, slab *s
     h.stats.reports_received += 1
     learn_tail(h, now, be32(b + 24))
     # Beyond the longest RTT the peer's clock may have wrapped.
-    if h.view_at and now - h.view_at <= MAX_RTT and <int32_t>(r.time_us - h.view_us) <= 0:
+    if h.view_at and now - h.view_at <= <int64_t>MAX_RTT and <int32_t>(r.time_us - h.view_us) <= 0:
         return  # one that was written later has come on a faster path
     h.view_at = now
     h.view_us = r.time_us
