@@ -67,6 +67,16 @@ class PathState(NamedTuple):
     reported_highest: int
     """Highest counter that the peer has received, low 32 bits, and how many datagrams in all."""
     reported_received: int
+    queue_ns: int
+    """What one-way delays of the last 25 to 50 ms were at least, beyond what they are on the empty path."""
+    passed_bps: float
+    """Bits/s of IP packets at which what was sent came through of late, whether it was lost then or not."""
+    loss_recent: float
+    """Of the same datagrams."""
+    progress_ns: int
+    """A report last showed that more had arrived."""
+    sent_bytes: int
+    """Of IP packets (IPv4), in all."""
 
 class Link(NamedTuple):
     """State of the path that a hop sends source packets on, and of the hop. Times in ns of the plane's clock,
@@ -90,6 +100,10 @@ class Link(NamedTuple):
     media_at_ns: int
     """Last source or repair packet received."""
     source_sent: int
+    queue_ns: int
+    """As that of its PathState."""
+    waiting: int
+    """Packets that wait for their turn."""
     repair_loss_assumed: float
     """As `loss_assumed`, of the path that repair takes."""
     repair_round_ns: int
@@ -193,6 +207,7 @@ class Plane:
         max_overhead: float,
         send_budget_ns: int,
         receive_budget_ns: int,
+        pace_bps: float = 0.0,
     ) -> None:
         """What the decision plane wants of a hop's repair.
 

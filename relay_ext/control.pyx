@@ -35,7 +35,8 @@ from relay_ext.state import Event, Link, PathState
 
 from relay_ext.plane cimport (
     EVENT_ADDRESS as _ADDRESS, EVENT_CONFIRMED as _CONFIRMED, EVENT_CONTROL as _CONTROL,
-    EVENT_HANDSHAKE as _HANDSHAKE, EVENT_KEY_ASKED as _KEY_ASKED, EVENT_KEY_WANTED as _KEY_WANTED, EVENT_SOURCE as _SOURCE, PORT_CLOSED as _CLOSED, PORT_EGRESS as _EGRESS,
+    EVENT_HANDSHAKE as _HANDSHAKE, EVENT_KEY_ASKED as _KEY_ASKED, EVENT_KEY_WANTED as _KEY_WANTED,
+    EVENT_SOURCE as _SOURCE, PORT_CLOSED as _CLOSED, PORT_EGRESS as _EGRESS,
     PORT_HOP as _HOP, PORT_RTCP as _RTCP, PORT_RTP as _RTP)
 
 EVENT_HANDSHAKE = _HANDSHAKE
@@ -311,14 +312,15 @@ cdef class Plane:
             self.remove_route(*route)
 
     def set_params(self, uint32_t hop_id, *, double proactive, double max_overhead, int64_t send_budget_ns,
-                   int64_t receive_budget_ns):
-        """What the decision plane wants of a hop's repair; see peer.pxd for the units."""
+                   int64_t receive_budget_ns, double pace_bps=0.0):
+        """What the decision plane wants of a hop's repair and pace; see peer.pxd for the units."""
         cdef void *h = pointer(self.hops[hop_id])
         cdef hop_params *q = <hop_params *>allocate(sizeof(hop_params))
         q.proactive = proactive
         q.max_overhead = max_overhead
         q.send_budget = send_budget_ns
         q.receive_budget = receive_budget_ns
+        q.pace = pace_bps / 8
         self.send_command(OP_HOP_PARAMS, h, q)
 
     def set_orders(self, uint32_t hop_id, tuple source, tuple repair):

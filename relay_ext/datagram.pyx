@@ -5,7 +5,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from relay_ext.base cimport tx_packet, tx_push
 from relay_ext.inner cimport put32
-from relay_ext.path cimport path_afford, path_next
+from relay_ext.pacer cimport pacer_spend
+from relay_ext.path cimport IP_UDP, path_afford, path_next
 from relay_ext.peer cimport TYPE_CONTROL, TYPE_REPORT
 from relay_ext.seal cimport SEAL_HEADER, SEAL_TAG, seal_in_place
 from relay_ext.slab cimport slab_get, slab_unref
@@ -41,6 +42,8 @@ cdef bint end_datagram(hop *h, path *p, slab *d, int64_t now, uint8_t type, uint
         slab_unref(h.pool, d)
         return False
     counter = path_next(p, now, size, reactive)
+    if p.id == h.active:  # whose bottleneck sources wait for
+        pacer_spend(&h.pacer, size + IP_UDP)
     header[0] = type
     header[1] = header[2] = header[3] = 0
     put32(header + 4, p.keys.remote_index)

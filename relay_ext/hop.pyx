@@ -13,6 +13,7 @@ from libc.string cimport memcpy, memset
 
 from relay_ext.datagram cimport begin_datagram, end_datagram
 from relay_ext.inner cimport be32, serial_diff
+from relay_ext.pacer cimport pacer_clear
 from relay_ext.path cimport path, path_fresh, path_init, path_received
 from relay_ext.peer cimport (
     HOP_CONTROL, HOP_FORGED, HOP_NO_MEMORY, HOP_OK, HOP_PATHS, HOP_REPLAY, HOP_ROWS, HOP_SHORT, HOP_SPAN, HOP_TYPE,
@@ -25,6 +26,9 @@ from relay_ext.seal cimport SEAL_HEADER, SEAL_TAG, replay_check, replay_commit, 
 from relay_ext.slab cimport SLAB_DATA, slab, slab_get, slab_unref
 from relay_ext.timer cimport timer_cancel, timer_schedule
 from relay_ext.uplink cimport uplink_choose
+
+cdef double REPORT_BYTES = 100.0  # of an IP packet with a report of one who receives nothing,
+cdef double REPORT_SHARE = 0.05   # which may take so much of what the hop carries
 
 
 # ---- life ------------------------------------------------------------------------------------
@@ -47,6 +51,8 @@ cdef bint hop_init(hop *h, slab_pool *pool, timer_wheel *wheel, tx_queue *tx, ui
 
 cdef void hop_destroy(hop *h) noexcept nogil:
     timer_cancel(h.wheel, &h.timer)
+    timer_cancel(h.wheel, &h.pace_timer)
+    pacer_clear(&h.pacer, h.pool)
     drop_delivered(h)
     if h.control != NULL:
         slab_unref(h.pool, h.control)
@@ -173,13 +179,17 @@ cdef void hop_timer(hop *h, int64_t now) noexcept nogil:
     # For a budget after the last packet: any of these reports tells of a lost tail, or of our new address.
     cdef bint sending = h.source_at and now - h.source_at < h.params.send_budget
     cdef bint pausing = h.media_at and now - h.media_at < keep
-    cdef int64_t interval = IDLE_INTERVAL
+    cdef int64_t interval = IDLE_INTERVAL, telling = SENDER_INTERVAL
+    if h.params.pace > 0.0:
+        telling = max(telling, <int64_t>(REPORT_BYTES / REPORT_SHARE / h.params.pace * 1e9))
     receiver_expire(h, now)
     forget_sent(h, now)
     if receiving:
         interval = REPORT_INTERVAL
-    elif sending or pausing:
+    elif pausing:
         interval = SENDER_INTERVAL
+    elif sending:
+        interval = min(telling, IDLE_INTERVAL)
     uplink_choose(h)
     if now - h.report_at >= interval:
         send_reports(h, now)
@@ -187,6 +197,6 @@ cdef void hop_timer(hop *h, int64_t now) noexcept nogil:
     if receiving or pausing:
         timer_schedule(h.wheel, &h.timer, now + REPORT_INTERVAL)
     elif sending:
-        timer_schedule(h.wheel, &h.timer, now + SENDER_INTERVAL)
+        timer_schedule(h.wheel, &h.timer, now + min(telling, IDLE_INTERVAL))
     elif h.paths[h.active].keys != NULL or h.encoder.first != h.encoder.next:  # else keys or media will wake it
         timer_schedule(h.wheel, &h.timer, h.report_at + IDLE_INTERVAL)

@@ -29,7 +29,7 @@ ctypedef struct inner:
     uint32_t time             # origin time, 100 us
     uint16_t age              # time spent in nodes so far, 100 us, saturating
     uint8_t priority
-    uint8_t gap               # origin sequences just before this one that never reached the origin
+    uint8_t gap               # origin sequences just before this one that were not sent; 255: so many or more
 
 cdef inline uint16_t be16(const uint8_t *p) noexcept nogil:
     return <uint16_t>((p[0] << 8) | p[1])

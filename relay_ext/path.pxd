@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from relay_ext.base cimport addr
 from relay_ext.seal cimport replay_window, seal_key
+from relay_ext.transit cimport transit
 
 cdef enum:
     MAX_RTT = 10000000000     # ns; a longer one is a mistake or a lie
@@ -11,6 +12,7 @@ cdef enum:
     PATH_HISTORY = 8192       # datagrams whose sending time is remembered: 1 s at 8,000 a second
     PATH_LOSS_SAMPLES = 64    # at least 40 ms apart: 2.5 s of reports
     PATH_ARRIVALS = 32        # arrival times a report carries, at most
+    IP_UDP = 28               # bytes of headers (IPv4) that rates count beside a datagram
     DATAGRAM_MIN = 1232       # bytes of UDP payload that any path carries (IPv6's least MTU)
     DATAGRAM_MAX = 2000       # so that a repair packet fits a slab, and a symbol the code
 
@@ -31,12 +33,15 @@ ctypedef struct sent_datagram:
     int64_t time              # ns
     uint32_t counter          # low 32 bits
     uint32_t reactive         # reactive repairs sent on this path up to and including this datagram
+    uint32_t bytes            # of IP packets sent up to and including it, low 32 bits
 
 ctypedef struct loss_sample:
     int64_t time              # ns
     uint32_t highest
     uint32_t received
     uint32_t runs
+    uint32_t arrived_us       # of the highest, by the reporter's clock
+    uint32_t bytes            # sent up to the highest
 
 ctypedef struct loss_estimate:
     bint settled              # two seconds of reports exist
@@ -103,11 +108,12 @@ ctypedef struct path:
     int64_t rtt_window[2]
     int64_t rtt_since
     int64_t jitter            # ns, RFC 3550 interarrival jitter of what we send
-    int64_t transit_last      # ns, relative
-    bint transit_known
-    int64_t queue_delay       # ns, smoothed relative one-way delay less its least
-    int64_t transit_least[2]
-    int64_t transit_since
+    transit transit           # one-way delays
+    int64_t queue             # ns, least of the last 25 to 50 ms beyond what the empty path takes
+    int64_t queue_delay       # ns, the same of single datagrams, smoothed
+    int64_t progress_at       # ns, when a report last showed that something more had arrived; 0: never
+    double passed             # bytes/s at which what was sent, lost or not, came through of late
+    double loss_recent        # of the same datagrams
     loss_sample samples[64]
     uint32_t sample_count     # taken since the last reset
     loss_estimate loss
@@ -117,7 +123,7 @@ ctypedef struct path:
     uint64_t rx_bytes
     uint64_t reports_invalid
 
-# `p` is fresh from calloc: writing zeros again would make its 130 KB of history resident before it is used.
+# `p` is fresh from calloc: writing zeros again would make its 196 KB of history resident before it is used.
 cdef void path_init(path *p, uint8_t id) noexcept nogil
 cdef void path_set(path *p, const path_setting *s) noexcept nogil
 cdef void path_fresh(path *p) noexcept nogil          # the peer began anew: its counters and reports do, too

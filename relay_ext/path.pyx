@@ -3,13 +3,17 @@
 """One path to a peer: its address and keys, what was sent and received on it, and what reports say of it."""
 from libc.math cimport ceil, log
 from libc.stdint cimport int32_t
+from libc.string cimport memset
 
 from relay_ext.base cimport addr_equal
 from relay_ext.inner cimport be16, put16, put32, serial_diff
+from relay_ext.transit cimport transit_add, transit_base
 
 cdef int64_t SAMPLE_SPACING = 40000000       # ns between loss samples
 cdef int64_t SHORT_AVERAGE = 250000000       # ns
 cdef int64_t LONG_AVERAGE = 2000000000       # ns
+cdef int64_t RATE_WINDOW = 120000000         # ns in which `passed` is measured,
+cdef int32_t RATE_PACKETS = 25               # or what so many datagrams take
 cdef int64_t LEAST_WINDOW = 60000000000      # ns; a least value is forgotten after one to two of these
 cdef int64_t IN_FLIGHT_SLACK = 20000000      # ns beyond the RTT after which a datagram has arrived or is lost
 cdef int64_t OUTAGE = 100000000              # ns without anything arriving that is no loss which repair could mend
@@ -48,7 +52,10 @@ cdef void path_fresh(path *p) noexcept nogil:
     p.proven = False
     p.stuck = False
     p.sample_count = 0
-    p.transit_known = False
+    memset(&p.transit, 0, sizeof(p.transit))
+    p.queue = p.queue_delay = 0
+    p.progress_at = 0
+    p.passed = p.loss_recent = 0
     p.loss.settled = False
     p.loss.ratio = 0
     p.loss.assumed = LOSS_UNKNOWN
@@ -65,6 +72,7 @@ cdef uint64_t path_next(path *p, int64_t now, size_t size, bint reactive) noexce
     d.reactive = p.reactive
     p.tx_datagrams += 1
     p.tx_bytes += size
+    d.bytes = <uint32_t>(p.tx_bytes + p.tx_datagrams * IP_UDP)
     return counter
 
 
@@ -185,20 +193,21 @@ cdef inline void take_arrivals(path *p, int64_t now, const path_report *r) noexc
     cdef uint8_t i
     cdef const uint8_t *a = r.arrival_data
     cdef const sent_datagram *d
-    cdef int64_t transit, change
+    cdef int64_t base = transit_base(&p.transit, now)
+    cdef int64_t change
+    cdef bint known
     for i in range(r.arrivals):
         d = find_sent(p, r.highest - be16(a))
         if d != NULL:
-            # The reporter's clock wraps every 71 minutes and is not ours: only differences count.
-            transit = <int64_t>(<int32_t>(r.time_us - be16(a + 2) * 100 - <uint32_t>(d.time // 1000))) * 1000
-            if p.transit_known:
-                change = transit - p.transit_last
+            known = p.transit.known
+            change = -p.transit.last
+            change += transit_add(&p.transit, now, d.time, r.time_us - be16(a + 2) * 100)
+            if known:
                 p.jitter += ((change if change >= 0 else -change) - p.jitter) // 16
-            p.transit_known = True
-            p.transit_last = transit
-            least_update(p.transit_least, &p.transit_since, now, transit)
-            p.queue_delay += (transit - min(p.transit_least[0], p.transit_least[1]) - p.queue_delay) // 16
+                p.queue_delay += (p.transit.last - min(base, p.transit.last) - p.queue_delay) // 16
         a += 4
+    if p.transit.known:
+        p.queue = min(p.transit.recent[0], p.transit.recent[1]) - transit_base(&p.transit, now)
 
 
 cdef inline const loss_sample *sample_before(const path *p, int64_t time) noexcept nogil:
@@ -237,6 +246,18 @@ cdef void estimate_loss(path *p, const loss_sample *last) noexcept nogil:
         p.loss.burst = min(max(1.0 - runs / received - min(runs / lost, 1.0), 0.0), 0.9)
 
 
+cdef inline void measure_rate(path *p, const loss_sample *last) noexcept nogil:
+    """At what rate datagrams came out of the bottleneck: a random loss behind it does not disturb that."""
+    cdef const loss_sample *first = sample_before(p, last.time - RATE_WINDOW)
+    cdef int32_t took
+    if <int32_t>(last.highest - first.highest) < RATE_PACKETS:
+        first = sample_before(p, last.time - LONG_AVERAGE // 4)
+    took = <int32_t>(last.arrived_us - first.arrived_us)
+    if took > 0:
+        p.passed = <double>(last.bytes - first.bytes) * 1e6 / <double>took
+        p.loss_recent = loss_since(p, last, last.time - first.time)
+
+
 cdef inline void excuse_outage(path *p, const path_report *r) noexcept nogil:
     """Leave out of the loss estimates what was lost while nothing at all came through: the repair that such an
     estimate asks for would have been lost as well, and is of no use afterwards."""
@@ -257,7 +278,7 @@ cdef inline void excuse_outage(path *p, const path_report *r) noexcept nogil:
         p.excused += silent - untold
 
 
-cdef inline void take_sample(path *p, int64_t now, const path_report *r) noexcept nogil:
+cdef inline void take_sample(path *p, int64_t now, const path_report *r, uint32_t bytes) noexcept nogil:
     cdef loss_sample *s
     if p.sample_count and now - p.samples[(p.sample_count - 1) & (PATH_LOSS_SAMPLES - 1)].time < SAMPLE_SPACING:
         return
@@ -266,9 +287,12 @@ cdef inline void take_sample(path *p, int64_t now, const path_report *r) noexcep
     s.highest = r.highest - p.excused
     s.received = r.received
     s.runs = r.runs
+    s.arrived_us = r.time_us - r.delay_us
+    s.bytes = bytes
     p.sample_count += 1
     if p.sample_count > 1:
         estimate_loss(p, s)
+        measure_rate(p, s)
 
 
 cdef bint path_take_report(path *p, int64_t now, uint64_t counter, const path_report *r) noexcept nogil:
@@ -288,7 +312,9 @@ cdef bint path_take_report(path *p, int64_t now, uint64_t counter, const path_re
         take_rtt(p, now, rtt)
         take_arrivals(p, now, r)
         excuse_outage(p, r)
-        take_sample(p, now, r)
+        take_sample(p, now, r, d.bytes)
+        if not p.report_seen or r.highest != p.report_highest:
+            p.progress_at = now
         p.report_highest = r.highest
         p.report_received = r.received
     p.report_seen = True

@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from relay_ext.base cimport addr, tx_queue
 from relay_ext.inner cimport inner
+from relay_ext.pacer cimport pacer
 from relay_ext.path cimport path, session_keys
 from relay_ext.reorder cimport reordering
 from relay_ext.rlc cimport rlc_decoder
@@ -58,6 +59,7 @@ ctypedef struct hop_params:
     double max_overhead       # repair bytes a media byte, at most
     int64_t send_budget       # ns that repair of what we send may take, beyond propagation
     int64_t receive_budget    # ns, of what we receive
+    double pace               # bytes/s of IP packets that the hop carries; 0: no limit is known
 
 ctypedef struct hop_stats:
     uint64_t source_sent
@@ -114,7 +116,9 @@ ctypedef struct hop:
     uint16_t repair_key
     double credit             # proactive repairs owed
     double allowance          # repair bytes that max_overhead still allows
-    int64_t source_at         # ns, last source packet sent
+    int64_t source_at         # ns, last source packet that was sent, or waits to be
+    pacer pacer
+    timer_node pace_timer
     # receiving
     rlc_decoder *decoder
     int64_t *known_at         # ns, when an ESI was first known to exist, by ESI & (HOP_SPAN - 1)

@@ -30,7 +30,7 @@ from relay_ext.rtp cimport (
 from relay_ext.seal cimport (
     GATE_BAD_MAC1, GATE_COOKIE, GATE_PASS, GATE_REPLY, GATE_SHORT, gate_check, gate_free, gate_new, gate_set_secret,
     seal_key_free)
-from relay_ext.sender cimport hop_send
+from relay_ext.sender cimport hop_pace, hop_send, hop_set_params
 from relay_ext.slab cimport SLAB_DATA, slab, slab_get, slab_pool_free, slab_pool_new, slab_unref
 from relay_ext.timer cimport timer_cancel, timer_expire, timer_next, timer_node, timer_wheel_init
 from relay_ext.uplink cimport uplink_choose
@@ -38,6 +38,7 @@ from relay_ext.uplink cimport uplink_choose
 cdef enum:
     TIMER_TRACK = 1
     TIMER_HOP = 2
+    TIMER_PACER = 3
     COMMANDS = 1024           # waiting for the packet plane, at most
     HANDSHAKES = 128          # events waiting for Python, at most
     COOKIES = 32
@@ -431,14 +432,26 @@ cdef void post_delivered(plane *p, int64_t now, hop *h, const hop_delivered *d) 
     mail_post(&p.mail, now, t.id, &d.header, d.symbol.data + INNER_SIZE)
 
 
+cdef inline void pace(plane *p, int64_t now, hop *h) noexcept nogil:
+    """Send what waits, and tell whose encoder should make a key frame because of what was dropped."""
+    cdef uint32_t i, wanted
+    hop_pace(h, now)
+    wanted = h.pacer.wanted_count
+    h.pacer.wanted_count = 0
+    for i in range(wanted):
+        notify(p, now, EVENT_KEY_WANTED, h.id, h.pacer.wanted[i], &h.paths[h.active].to, 0)
+
+
 cdef int64_t plane_poll(plane *p, int64_t now) noexcept nogil:
     cdef bint more = mail_take(&p.mail, p.pool, &p.tx, now)
     cdef timer_node *node = timer_expire(&p.wheel, now)
     while node != NULL:
         if node.kind == TIMER_TRACK:
             track_release(<track *>node.owner, now)
-        else:
+        elif node.kind == TIMER_HOP:
             hop_timer(<hop *>node.owner, now)
+        else:
+            pace(p, now, <hop *>node.owner)
         node = timer_expire(&p.wheel, now)
     return now if more else timer_next(&p.wheel, now)
 
@@ -525,6 +538,8 @@ cdef inline void apply_hop(plane *p, int64_t now, command *c) noexcept nogil:
     if c.op == OP_HOP_ADD:
         h.timer.kind = TIMER_HOP
         h.timer.owner = h
+        h.pace_timer.kind = TIMER_PACER
+        h.pace_timer.owner = h
         mail_target(&p.mail, h.id)[0] = target(h.id, h, NULL)
         hop_timer(h, now)
     elif c.op == OP_HOP_REMOVE:
@@ -532,7 +547,7 @@ cdef inline void apply_hop(plane *p, int64_t now, command *c) noexcept nogil:
         hop_destroy(h)
         free(h)
     elif c.op == OP_HOP_PARAMS:
-        h.params = (<hop_params *>c.ptr)[0]
+        hop_set_params(h, now, <hop_params *>c.ptr)
         free(c.ptr)
     elif c.op == OP_HOP_ORDERS:
         memcpy(h.source_order, &c.a, 4)

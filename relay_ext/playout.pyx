@@ -8,7 +8,7 @@ The target follows measured delays: what all but one packet in a thousand have k
 The first is as far as a short memory can tell; the second is for what is too rare to be measured, a repair that
 was itself lost or the first loss of a clean link. It never exceeds the track's hold.
 """
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, uint8_t
 from libc.string cimport memset
 
 from relay_ext.delay cimport (
@@ -26,6 +26,7 @@ cdef enum:
 
 cdef int64_t REORDER_WAIT = 20000000       # ns; what the origin reports as missing is waited for this long
 cdef int64_t ROUND_WAIT = 30000000         # ns; a round of repair is the RTT and so much: reports every 10 ms, of which some are lost
+cdef uint8_t GAP_MANY = 255                # of `gap`: so many or more
 cdef double ENOUGH = 250.0                 # samples; fewer are no estimate of one in a thousand
 
 
@@ -108,7 +109,7 @@ cdef inline int64_t deadline_of(track *t, const slot *s) noexcept nogil:
     the repair packets for an outage take as long to send."""
     cdef int64_t hole = max(s.origin - t.released, 0) if t.ring.started else 0
     cdef int64_t deadline = s.origin + delay_floor_get(&t.floor) + min(track_target(t) + hole, t.hold)
-    if t.ring.started and serial_diff(s.seq, t.ring.next) <= s.gap:
+    if t.ring.started and (s.gap == GAP_MANY or serial_diff(s.seq, t.ring.next) <= s.gap):
         deadline = min(deadline, s.arrival + REORDER_WAIT)
     return deadline
 

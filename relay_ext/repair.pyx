@@ -115,7 +115,8 @@ cdef void repair_reactively(hop *h, int64_t now, uint32_t flying, uint32_t defic
     d = <double>min(deficit, missing)
     loss = min(p.loss.assumed, LOSS_MAX)
     extra = 0.0
-    if now + last_chance(h, p, loss) > first_time + h.params.send_budget:
+    # While media has to wait, it goes before this margin.
+    if now + last_chance(h, p, loss) > first_time + h.params.send_budget and h.pacer.waiting == 0:
         extra = 2.0 * sqrt(d * loss / (1.0 - loss) + 0.25) * sqrt((1.0 + p.loss.burst) / (1.0 - p.loss.burst))
     need = ceil((d + extra) / (1.0 - loss))
     for sent in range(max(<int64_t>need - flying, 0)):

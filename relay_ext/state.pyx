@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from relay_ext.address cimport format_address
 from relay_ext.base cimport event, spsc_consume, spsc_peek, spsc_queue
-from relay_ext.path cimport path
+from relay_ext.path cimport IP_UDP, path
 from relay_ext.peer cimport HOP_PATHS, hop
 from relay_ext.plane cimport plane, plane_track
 from relay_ext.playout cimport track_target
@@ -40,6 +40,11 @@ class PathState(NamedTuple):
     loss_settled: bool
     reported_highest: int
     reported_received: int
+    queue_ns: int
+    passed_bps: float
+    loss_recent: float
+    progress_ns: int
+    sent_bytes: int
 
 
 class Link(NamedTuple):
@@ -57,6 +62,8 @@ class Link(NamedTuple):
     source_at_ns: int
     media_at_ns: int
     source_sent: int
+    queue_ns: int
+    waiting: int
     repair_loss_assumed: float
     repair_round_ns: int
     paths: tuple
@@ -108,7 +115,7 @@ cdef object link_state(hop *h):
     cdef path *p = &h.paths[h.active]
     cdef int i
     return Link(p.rtt, p.rtt_min, p.jitter, p.queue_delay, p.loss.ratio, p.loss.assumed, p.loss.burst,
-                p.loss.settled, p.heard, h.source_at, h.media_at, h.stats.source_sent,
+                p.loss.settled, p.heard, h.source_at, h.media_at, h.stats.source_sent, p.queue, h.pacer.waiting,
                 h.paths[h.mending].loss.assumed, h.repair_round,
                 tuple([path_state(h, &h.paths[i]) for i in range(HOP_PATHS) if uplink_is_up(&h.paths[i])]))
 
@@ -124,13 +131,14 @@ cdef str role_of(hop *h, path *p):
 
 cdef object path_state(hop *h, path *p):
     return PathState(p.id, role_of(h, p), p.heard, p.rtt, p.rtt_min, p.jitter, p.queue_delay, p.loss.ratio,
-                     p.loss.burst, p.loss.settled, p.report_highest, p.report_received)
+                     p.loss.burst, p.loss.settled, p.report_highest, p.report_received, p.queue, 8 * p.passed,
+                     p.loss_recent, p.progress_at, p.tx_bytes + p.tx_datagrams * IP_UDP)
 
 
 cdef dict hop_state(hop *h):
     cdef path *p = &h.paths[h.active]
     cdef int i
-    out = dict(h.stats)
+    out = {**h.stats, **h.pacer.stats}
     out["deficit_rows"] = h.decoder.rows
     out["paths"] = [path_dict(&h.paths[i]) for i in range(HOP_PATHS) if h.paths[i].has_address]
     out["receive_loss_ratio"] = receive_loss(p)

@@ -279,6 +279,12 @@ class Link(Generic[T]):
             return min(line[0][0], self._next_change_ns) if line else None
         return min(line[0][0] if line else _NEVER, late[0][0], self._next_change_ns)
 
+    def queue_ns(self, now_ns: int) -> int:
+        """How long a datagram that is sent now would wait for the bottleneck."""
+        if now_ns >= self._next_change_ns:
+            self._advance(now_ns)
+        return max(self._busy_until_ns - now_ns, 0)
+
     def in_flight(self) -> int:
         """Datagrams under way, copies included."""
         return len(self._line) + len(self._late)

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from relay.core import repair
 from relay.core.acceptor import Acceptor
 from relay.core.actions import (
     Action,
@@ -31,6 +30,7 @@ from relay.core.routing import Candidate
 from relay.core.session import Peer, Session
 from relay.core.uplinks import IN_TURN, Measured, Order, Preference, Uplink, ways
 from relay.log import event
+from relay.services.rates import Rates
 from relay.services.shards import Shards
 from relay.wire.messages import Message
 from relay_ext import control
@@ -47,10 +47,10 @@ ACTIVE_FOR_NS = 2000 * MS
 SENDING_NS = 200 * MS
 """Media is being sent for so long after the last packet."""
 COOKIE_SECRET_NS = 120_000 * MS
-RATE_UNKNOWN = 200.0
-"""Source packets a second, assumed until media has flowed between two looks."""
 RATIO_STEP = 0.02
 """A smaller change of the proactive ratio is not worth a command."""
+PACE_STEP = 0.01
+"""Nor is one of the pace."""
 
 
 @dataclass(slots=True)
@@ -64,27 +64,23 @@ class Hop:
     """We call it, so streams that enter here may be sent there."""
     session: Session
     link: Link
+    rates: Rates
     looked_ns: int = 0
-    source_sent: int = 0
-    """Source packets sent, at the last look."""
-    packets_per_second: float = 0.0
     send_budget_ms: int = 0
     receive_budget_ms: int = 0
-    params: tuple[float, int, int] | None = None
-    """What the packet machine was last told: ratio and budgets."""
+    params: tuple[float, int, int, float, float] | None = None
+    """What the packet machine was last told: ratio, budgets, most overhead, and the pace in bits/s."""
     revocations_s: int = 0
     """When the list of revoked keys was issued that both ends have from one another; 0: none yet."""
     preference: Preference = field(default_factory=Preference)
     orders: tuple[Order, Order] = IN_TURN, IN_TURN
     """What it was last told of its paths: their order for source packets and for repair."""
     drops: Counter[str] = field(default_factory=Counter)
-    target_bps: float | None = None
-    """Bits a second that it can carry, repair included; None: not known."""
 
     @property
     def media_bps(self) -> float | None:
-        """What proactive repair leaves of the target."""
-        return None if self.target_bps is None else self.target_bps / (1 + (self.params or (0.0, 0, 0))[0])
+        """Bits a second of media that it can carry; None: not known."""
+        return self.rates.media_bps(self.params[0] if self.params else 0.0)
 
 
 class Hops:
@@ -129,7 +125,8 @@ class Hops:
         plane = self._shards.planes[shard]
         session = self.acceptor.add(peer, shard, len(self._shards))
         hop_id = plane.add_hop(self._port, int.from_bytes(self._random_bytes(4), "big"))
-        hop = Hop(hop_id, name, region, bool(peer.addresses), session, plane.hop_link(hop_id))
+        rates = Rates(self._max_overhead)
+        hop = Hop(hop_id, name, region, bool(peer.addresses), session, plane.hop_link(hop_id), rates)
         self.hops[hop_id] = hop
         self._by_session[id(session)] = hop
         self._apply_params(hop)
@@ -242,15 +239,16 @@ class Hops:
     def _look(self, now_ns: int, hop: Hop) -> None:
         """Read what the packet machine measured, and decide on it."""
         link = self._shards.of(hop.id).hop_link(hop.id)
+        session = hop.session
+        session.sending = bool(link.source_at_ns) and now_ns - link.source_at_ns < SENDING_NS
         elapsed = (now_ns - hop.looked_ns) * 1e-9
         if hop.looked_ns and elapsed > 0:
-            rate = (link.source_sent - hop.source_sent) / elapsed
-            hop.packets_per_second += (rate - hop.packets_per_second) / (4 if hop.packets_per_second else 1)
-        hop.session.sending = bool(link.source_at_ns) and now_ns - link.source_at_ns < SENDING_NS
+            sending = session.sending and session.state == "connected"
+            hop.rates.look(now_ns, hop.link, link, sending=sending, elapsed_s=elapsed)
         for path in link.paths:
-            self._run(now_ns, hop, hop.session.measured(now_ns, path.id, path.heard_ns, path.rtt_ns))
+            self._run(now_ns, hop, session.measured(now_ns, path.id, path.heard_ns, path.rtt_ns))
         self._tell_paths(hop, link)
-        hop.link, hop.looked_ns, hop.source_sent = link, now_ns, link.source_sent
+        hop.link, hop.looked_ns = link, now_ns
         self._apply_orders(now_ns, hop)
         self._apply_params(hop)
 
@@ -290,37 +288,25 @@ class Hops:
     def _apply_params(self, hop: Hop) -> None:
         send_ms = hop.send_budget_ms or self._budget_ms
         receive_ms = hop.receive_budget_ms or self._budget_ms
-        ratio = self._ratio(hop, send_ms)
+        ratio, most = hop.rates.repair(hop.link, send_ms)
+        pace = hop.rates.congestion.pace_bps
         told = hop.params
         if (
             told
-            and told[1:] == (send_ms, receive_ms)
+            and told[1:4] == (send_ms, receive_ms, most)
             and abs(told[0] - ratio) < RATIO_STEP * max(ratio, told[0], 0.05)
+            and (told[4] == pace or abs(told[4] - pace) < PACE_STEP * min(pace, told[4]))
         ):
             return
-        hop.params = (ratio, send_ms, receive_ms)
+        hop.params = (ratio, send_ms, receive_ms, most, pace)
         self._shards.of(hop.id).set_params(
             hop.id,
             proactive=ratio,
-            max_overhead=self._max_overhead,
+            max_overhead=most,
             send_budget_ns=send_ms * MS,
             receive_budget_ns=receive_ms * MS,
+            pace_bps=pace,
         )
-
-    def _ratio(self, hop: Hop, send_ms: int) -> float:
-        ratio = repair.proactive_ratio(
-            repair.Link(
-                loss_ratio=hop.link.loss_assumed,
-                loss_burst=hop.link.loss_burst,
-                rtt_ns=hop.link.repair_round_ns,
-                budget_ns=send_ms * MS,
-                packets_per_second=hop.packets_per_second or RATE_UNKNOWN,
-            )
-        )
-        # So many repair packets are wanted at the other end; the path that they take has a loss of its own.
-        most = repair.LOSS_MAX
-        arriving = (1 - min(hop.link.loss_assumed, most)) / (1 - min(hop.link.repair_loss_assumed, most))
-        return min(ratio * arriving, self._max_overhead)
 
     # ---- actions -----------------------------------------------------------------------------
 
@@ -371,4 +357,6 @@ class Hops:
                 self._on_message(now_ns, hop, message)
             case StateChanged(state, why, fresh):
                 event(logger, logging.INFO, f"hop_{state}", peer=hop.name, why=why, new_process=fresh)
+                if fresh:
+                    hop.rates.restart()
                 self._on_state(now_ns, hop, fresh)

@@ -39,6 +39,12 @@ HOP_DROPS = [
     "seal_failed",
     "no_memory",
     "overhead_limited",
+    "dropped_frames",
+    "dropped_audio",
+    "dropped_key",
+    "dropped_discardable",
+    "dropped_media",
+    "dropped_overflow",
 ]
 INGEST_DROPS = ["not_rtp", "not_rtcp", "other_source", "payload_type", "too_long", "held"]
 
@@ -81,7 +87,16 @@ def hop_status(shards: Shards, hops: Hops, hop: Hop) -> Status:
         else 0.0,
         "proactive_ratio": round(hop.params[0], 4) if hop.params else None,
         "added_delay_ms": {"p50": percentile(delays, 0.5), "p99": percentile(delays, 0.99)},
-        "target_bitrate": None if hop.target_bps is None else round(hop.target_bps),
+        "target_bitrate": None if hop.rates.target_bps is None else round(hop.rates.target_bps),
+        "congestion": {
+            "state": hop.rates.congestion.state,
+            "queue_ms": round(link.queue_ns / MS, 3),
+            "capacity_bitrate": round(hop.rates.congestion.capacity_bps) or None,
+            "sent_bitrate": round(hop.rates.congestion.sent_bps),
+            "own_loss_ratio": round(hop.rates.congestion.own_loss, 6),
+            "waiting_packets": link.waiting,
+            "paced_packets": stats["paced"],
+        },
         "mtu": hop.session.mtu,
         "paths": [_path_status(hops, hop, path) for path in stats["paths"]],
         "drops": {

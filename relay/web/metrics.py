@@ -132,6 +132,15 @@ HOP = (
         "Seconds that repair adds to packets, beyond propagation.",
     ),
     _Spec("relay_hop_target_rate_bytes", "target_bitrate", "Bytes a second that may be sent.", scale=BITS),
+    _Spec(
+        "relay_hop_queue_seconds",
+        "congestion.queue_ms",
+        "Seconds that packets wait in front of the path's bottleneck.",
+        scale=MS,
+    ),
+    _Spec(
+        "relay_hop_paced_packets_total", "congestion.paced_packets", "Packets that had to wait to be sent."
+    ),
     _Spec("relay_hop_mtu_bytes", "mtu", "Largest UDP payload in bytes known to get through."),
 )
 PATH = (
@@ -151,7 +160,9 @@ PATH = (
     _Spec("relay_path_received_bytes_total", "received_bytes", "UDP payload received on it, in bytes."),
 )
 DROPS = "relay_hop_dropped_packets_total"
-DROPS_HELP = "Datagrams from the peer that were refused, by reason."
+DROPS_HELP = (
+    "Datagrams from the peer that were refused, and packets to it that the hop did not carry, by reason."
+)
 
 
 def render(status: Status) -> bytes:

@@ -340,7 +340,6 @@ def lied_to(
     fleet.start("edge")
     Encoder(fleet.network, VIDEO, start_ns=START_NS, count=seconds * PER_SECOND, address=(ENCODER, 5000))
     fleet.run(2 + seconds + 1)
-    assert liar.received[4] == seconds * PER_SECOND
     return fleet, liar
 
 
@@ -362,6 +361,10 @@ def test_lies_in_reports_buy_no_more_repair_than_configured(
     seed: int, lie: Callable[[Liar], None], max_overhead: float
 ) -> None:
     fleet, liar = lied_to(seed, lie, max_overhead)
+    # Who claims that little comes through, or late, gets less: that harms nobody else.
+    assert 5 * PER_SECOND // 100 < liar.received[4] <= 5 * PER_SECOND
+    if lie is everything_is_missing:
+        assert liar.received[4] == 5 * PER_SECOND
     hop = fleet.hop_status("edge", "region")
     assert hop["overhead_ratio"] <= max_overhead + 0.001
     # As received: coded bytes, without the 8 bytes of FEC payload ID, over symbols.
@@ -387,6 +390,7 @@ def anything_under_real_keys(liar: Liar) -> None:
 
 def test_rubbish_under_real_keys_is_counted(seed: int) -> None:
     fleet, liar = lied_to(seed, anything_under_real_keys, seconds=3)
+    assert liar.received[4] == 3 * PER_SECOND
     drops = fleet.hop_status("edge", "region")["drops"]
     for reason in (
         "bad_inner",
@@ -433,7 +437,8 @@ def test_msgpack_bombs_are_refused_one_by_one(seed: int) -> None:
             liar.send(7, frame)
             sent.append(number)
 
-    fleet, _ = lied_to(seed, bomb, seconds=2)
+    fleet, liar = lied_to(seed, bomb, seconds=2)
+    assert liar.received[4] == 2 * PER_SECOND
     drops = fleet.hop("edge", "region").session.drops
     assert drops["unknown message"] == 1
     assert drops["malformed message"] == len(bombs()) - 1

@@ -21,6 +21,7 @@ _HOP: dict[str, Any] = {
     "proactive_ratio": 0.6,
     "added_delay_ms": {"p50": 12.0, "p99": 161.0},
     "target_bitrate": 8_000_000,
+    "congestion": {"state": "limited", "queue_ms": 12.5, "paced_packets": 40},
     "mtu": 1472,
     "paths": [
         {
@@ -71,6 +72,7 @@ _SILENT: dict[str, Any] = {
     "proactive_ratio": None,
     "added_delay_ms": {"p50": None, "p99": None},
     "target_bitrate": None,
+    "congestion": {"state": "unlimited", "queue_ms": 0.0, "paced_packets": 0},
     "mtu": None,
     "paths": [],
     "drops": {},

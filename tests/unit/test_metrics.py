@@ -36,6 +36,8 @@ def test_values_and_units() -> None:
     assert value(samples, "relay_hop_rtt_seconds", peer="region-sgp") == 0.10125
     assert value(samples, "relay_hop_loss_ratio", peer="region-sgp", direction="receive") == 0.297
     assert value(samples, "relay_hop_added_delay_seconds", peer="region-sgp", quantile="0.99") == 0.161
+    assert value(samples, "relay_hop_queue_seconds", peer="region-sgp") == 0.0125
+    assert value(samples, "relay_hop_paced_packets_total", peer="region-sgp") == 40
     assert value(samples, "relay_hop_connected_ratio", peer="region-sgp") == 1
     assert value(samples, "relay_path_source_ratio", peer="region-sgp", path="0") == 1
     assert value(samples, "relay_path_source_ratio", peer="region-sgp", path="1") == 0

@@ -44,7 +44,7 @@ OUT = (
     RtpDestination(kind="video", address=Address(*TO_VIDEO)),
     RtpDestination(kind="audio", address=Address(*TO_AUDIO)),
 )
-LINK = Link(0, 0, 0, 0, 0.0, 0.0, 0.0, False, 0, 0, 0, 0, 0.0, 0, ())
+LINK = Link(0, 0, 0, 0, 0.0, 0.0, 0.0, False, 0, 0, 0, 0, 0, 0, 0.0, 0, ())
 
 
 @dataclass
