@@ -180,8 +180,18 @@ class Plane:
     def use_keys(self, local_index: int) -> None:
         """Send with these keys from now on."""
     def drop_keys(self, local_index: int) -> None: ...
-    def add_feed(self, track: int, hop_id: int, stream_alias: int, track_alias: int, epoch: int) -> None:
-        """Send a track to a peer, which may be one of another shard.
+    def add_feed(
+        self,
+        track: int,
+        hop_id: int,
+        stream_alias: int,
+        track_alias: int,
+        epoch: int,
+        *,
+        age_max_us: int = ...,
+    ) -> None:
+        """Send a track to a peer, which may be one of another shard: of what comes from another peer, packets
+        that have spent no more than `age_max_us` in nodes (in steps of 100 us; from 6.5535 s on, all).
 
         Raises ValueError when it is sent there already.
         """

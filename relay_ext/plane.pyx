@@ -15,6 +15,7 @@ from relay_ext.egress cimport egress
 from relay_ext.hop cimport hop_destroy, hop_receive, hop_send_control, hop_timer
 from relay_ext.inner cimport (
     INNER_FIRST, INNER_LAST, INNER_RTCP, INNER_SIZE, INNER_START, INNER_TIME_NS, be32, inner, put16, serial_diff)
+from relay_ext.feed cimport feed, feeds_relay, feeds_send
 from relay_ext.mailbox cimport mail_post, mail_take, mail_target, target
 from relay_ext.path cimport path, path_elsewhere
 from relay_ext.peer cimport (
@@ -22,13 +23,13 @@ from relay_ext.peer cimport (
     hop_delivered, hop_params)
 from relay_ext.playout cimport (
     track_destroy, track_insert, track_observe, track_release, track_restart, track_sender_report)
+from relay_ext.ring cimport RING_LATE, RING_PART, RING_RESET, RING_STORED, ring_find, slot
 from relay_ext.route cimport route_add, route_remove
 from relay_ext.rtp cimport (
     RTCP_SR_MAX, RTP_OK, RTP_UNWRAP_HELD, rtcp_build_sr, rtcp_is, rtcp_parse, rtcp_sr, rtp_header, rtp_parse, rtp_unwrap_apply)
 from relay_ext.seal cimport (
     GATE_BAD_MAC1, GATE_COOKIE, GATE_PASS, GATE_REPLY, GATE_SHORT, gate_check, gate_free, gate_new, gate_set_secret,
     seal_key_free)
-from relay_ext.sender cimport hop_send
 from relay_ext.slab cimport SLAB_DATA, slab, slab_get, slab_pool_free, slab_pool_new, slab_unref
 from relay_ext.timer cimport timer_cancel, timer_expire, timer_next, timer_node, timer_wheel_init
 
@@ -193,9 +194,7 @@ cdef void receive_rtp(plane *p, int64_t now, plane_track *k, const addr *source,
 cdef inline void forward(plane *p, int64_t now, plane_track *k, inner *header, const uint8_t *data,
                          uint16_t n) noexcept nogil:
     """Send what came from a source to the peers and egresses of its track."""
-    cdef feed *f = k.feeds
     cdef slab *body = slab_get(p.pool)
-    cdef uint8_t flags = header.flags
     if body == NULL:
         k.t.stats.no_memory += 1
         return
@@ -204,22 +203,10 @@ cdef inline void forward(plane *p, int64_t now, plane_track *k, inner *header, c
     header.length = n
     header.time = <uint32_t>(now // INNER_TIME_NS)
     header.priority = k.priority
-    while f != NULL:
-        header.stream = f.stream
-        header.track = f.track
-        header.epoch = f.epoch
-        header.flags = flags & INNER_RTCP
-        if not f.started and not flags & INNER_RTCP:
-            f.started = True
-            k.source.report_due = True
-            header.flags |= INNER_START
-        if f.to != NULL:
-            hop_send(f.to, now, header, body, 0)
-        else:
-            mail_post(&p.mail, now, f.far, header, data)
-        f = f.next
-    if not flags & INNER_RTCP:
-        header.flags = flags | INNER_FIRST | INNER_LAST
+    if feeds_send(k.feeds, &p.mail, &k.t, now, header, body, 0):
+        k.source.report_due = True
+    if not header.flags & INNER_RTCP:
+        header.flags |= INNER_FIRST | INNER_LAST
         track_insert(&k.t, now, header, body, 0)
         track_release(&k.t, now)
     slab_unref(p.pool, body)
@@ -376,13 +363,53 @@ cdef inline void take_delivered(plane *p, int64_t now, hop *h) noexcept nogil:
         t.rtt = h.paths[h.active].rtt
         if (<plane_track *>d.track).far:
             post_delivered(p, now, h, d)
-        elif d.header.flags & INNER_RTCP:
-            track_sender_report(t, d.symbol.data + INNER_SIZE, d.header.length)
-        elif track_insert(t, now, &d.header, d.symbol, INNER_SIZE):
+        elif insert(p, now, now, <plane_track *>d.track, &d.header, d.symbol, INNER_SIZE):
             note_delay(h, t)
-            track_release(t, now)
         slab_unref(p.pool, d.symbol)
     h.delivered_count = 0
+
+
+cdef bint insert(plane *p, int64_t now, int64_t arrival, plane_track *k, const inner *header, slab *body,
+                 uint16_t off) noexcept nogil:
+    """What came from a peer: on to other peers at once, in any order, and to playout. Whether it is news to that."""
+    cdef int status
+    cdef slot *s
+    cdef inner whole = header[0]
+    if header.flags & INNER_RTCP:
+        track_sender_report(&k.t, body.data + off, header.length)
+        feeds_relay(k.feeds, &p.mail, &k.t, now, arrival, header, body, off)
+        return False
+    status = track_insert(&k.t, arrival, header, body, off)
+    if status == RING_STORED or status == RING_RESET:  # of two parts, the second completes it
+        s = ring_find(&k.t.ring, header.seq)
+        whole.length = s.len
+        whole.flags |= s.flags
+        relay(p, now, arrival, k, &whole, s.body, s.off)
+    elif status == RING_LATE and header.flags & INNER_FIRST and header.flags & INNER_LAST:
+        relay(p, now, arrival, k, header, body, off)  # too late for playout here, not for one that waits for longer
+    track_release(&k.t, now)
+    return status == RING_STORED or status == RING_RESET or status == RING_PART
+
+
+cdef void insert_mail(void *p, int64_t now, int64_t arrival, void *k, const inner *header, slab *body) noexcept nogil:
+    insert(<plane *>p, now, arrival, <plane_track *>k, header, body, 0)
+
+
+cdef inline void relay(plane *p, int64_t now, int64_t arrival, plane_track *k, const inner *header, slab *body,
+                       uint16_t off) noexcept nogil:
+    """A peer that is sent its first packet is told the source's last sender report behind it."""
+    cdef inner h = header[0]
+    cdef slab *report
+    if not feeds_relay(k.feeds, &p.mail, &k.t, now, arrival, header, body, off) or not k.t.clock.known:
+        return
+    report = slab_get(p.pool)
+    if report == NULL:
+        k.t.stats.no_memory += 1
+        return
+    h.flags = INNER_RTCP
+    h.length = report.len = <uint16_t>rtcp_build_sr(report.data, &k.t.clock.report, <const uint8_t *>b"", 0)
+    feeds_relay(k.feeds, &p.mail, &k.t, now, arrival, &h, report, 0)
+    slab_unref(p.pool, report)
 
 
 cdef inline void note_delay(hop *h, const track *t) noexcept nogil:
@@ -398,7 +425,7 @@ cdef void post_delivered(plane *p, int64_t now, hop *h, const hop_delivered *d) 
 
 
 cdef int64_t plane_poll(plane *p, int64_t now) noexcept nogil:
-    cdef bint more = mail_take(&p.mail, p.pool, &p.tx, now)
+    cdef bint more = mail_take(&p.mail, p.pool, &p.tx, now, p, insert_mail)
     cdef timer_node *node = timer_expire(&p.wheel, now)
     while node != NULL:
         if node.kind == TIMER_TRACK:
@@ -457,7 +484,7 @@ cdef inline void apply_track(plane *p, command *c) noexcept nogil:
     elif c.op == OP_TRACK_ADD:
         k.t.timer.kind = TIMER_TRACK
         k.t.timer.owner = &k.t
-        mail_target(&p.mail, k.t.id)[0] = target(k.t.id, NULL, &k.t)
+        mail_target(&p.mail, k.t.id)[0] = target(k.t.id, NULL, k)
     elif c.op == OP_TRACK_REMOVE:
         if not k.far:
             mail_target(&p.mail, k.t.id).id = 0

@@ -19,6 +19,9 @@ ctypedef struct track_stats:
     uint64_t malformed        # not RTP
     uint64_t resets           # jumps of the origin sequence that emptied the ring
     uint64_t no_memory
+    uint64_t relayed          # that came from a peer and were sent on to others
+    uint64_t expired          # not sent on to a peer: too old to be of use there
+    uint64_t too_many_hops    # not sent on: they have passed as many relays as they may
 
 ctypedef struct track:
     uint32_t id
@@ -45,7 +48,7 @@ cdef bint track_init(track *t, slab_pool *pool, timer_wheel *wheel, tx_queue *tx
 cdef void track_destroy(track *t) noexcept nogil
 cdef void track_restart(track *t) noexcept nogil     # the origin began anew: other sequence, other clock
 cdef int64_t track_observe(track *t, int64_t now, uint32_t time) noexcept nogil  # the origin time, ns; sets added_delay
-cdef bint track_insert(track *t, int64_t now, const inner *h, slab *body, uint16_t off) noexcept nogil  # False: seen before
+cdef int track_insert(track *t, int64_t now, const inner *h, slab *body, uint16_t off) noexcept nogil  # as ring_insert
 cdef int64_t track_target(const track *t) noexcept nogil  # ns beyond the floor that a missing packet is waited for
 cdef void track_release(track *t, int64_t now) noexcept nogil  # everything whose time has come
 cdef void track_sender_report(track *t, const uint8_t *data, uint16_t n) noexcept nogil
