@@ -30,7 +30,7 @@ from relay.core.routing import Candidate
 from relay.core.session import Peer, Session
 from relay.log import event
 from relay.services.shards import Shards
-from relay.wire.messages import Message
+from relay.wire.messages import Message, WireError
 from relay_ext import control
 from relay_ext.control import Link
 
@@ -71,6 +71,11 @@ class Hop:
     params: tuple[float, int, int] | None = None
     """What the packet machine was last told: ratio and budgets."""
     drops: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def key(self) -> bytes:
+        """The peer's public key."""
+        return self.session.peer.public_key
 
 
 class Hops:
@@ -152,7 +157,7 @@ class Hops:
         """Queue a control message; False when the peer takes none now (counted)."""
         try:
             actions = hop.session.send_message(now_ns, message)
-        except ChannelError as error:
+        except (ChannelError, WireError) as error:
             hop.drops[type(error).__name__] += 1
             return False
         self._run(now_ns, hop, actions)

@@ -5,7 +5,8 @@ from typing import Any
 
 from relay.services.hops import MS, Hop, Hops
 from relay.services.shards import Shards
-from relay.services.streams import Stream, Streams, Track
+from relay.services.stream import Stream, Track
+from relay.services.streams import Streams
 from relay.wire.hop import CIPHER_NAMES
 from relay_ext.control import Plane
 
