@@ -109,8 +109,8 @@ class Plane:
         """Remove a track, its egresses, its feeds and every route to it, and close its ports."""
     def restart_track(self, track: int) -> None:
         """The track's origin began anew: forget its sequence and its clock."""
-    def set_hold(self, track: int, hold_us: int) -> None:
-        """As `add_track`, from now on."""
+    def set_hold(self, track: int, hold_us: int, rtt_us: int = 0) -> None:
+        """As `add_track`, from now on. `rtt_us` is the longest round trip of the hops before the last one."""
     def add_egress(
         self,
         track: int,

@@ -226,8 +226,8 @@ cdef class Plane:
         """The track's origin began anew: forget its sequence and its clock."""
         self.send_command(OP_TRACK_RESTART, pointer(self.tracks[track]), NULL)
 
-    def set_hold(self, uint32_t track, uint32_t hold_us):
-        self.send_command(OP_TRACK_HOLD, pointer(self.tracks[track]), NULL, hold_us)
+    def set_hold(self, uint32_t track, uint32_t hold_us, uint32_t rtt_us=0):
+        self.send_command(OP_TRACK_HOLD, pointer(self.tracks[track]), NULL, hold_us, rtt_us)
 
     def add_egress(self, uint32_t track, uint32_t port, tuple to, tuple rtcp_to, *, uint32_t ssrc, uint16_t seq,
                    uint32_t timestamp, bytes cname, uint8_t payload_type=255):

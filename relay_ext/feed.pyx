@@ -9,7 +9,7 @@ from relay_ext.sender cimport hop_send
 cdef bint feeds_send(feed *f, mailroom *mail, track *t, int64_t now, const inner *header, slab *body,
                      uint16_t off) noexcept nogil:
     cdef inner h = header[0]
-    cdef uint8_t flags = header.flags & ~<uint8_t>(INNER_FIRST | INNER_LAST | INNER_START)
+    cdef uint8_t flags = header.flags & ~<uint8_t>(INNER_FIRST | INNER_LAST)
     cdef bint started = False
     while f != NULL:
         if header.age > f.age_max:
@@ -22,7 +22,8 @@ cdef bint feeds_send(feed *f, mailroom *mail, track *t, int64_t now, const inner
         h.flags = flags
         if not f.started and not flags & INNER_RTCP:
             f.started = started = True
-            h.flags |= INNER_START
+            if t.ring.started:  # else what comes from a peer may be overtaken by the track's first packet
+                h.flags |= INNER_START
         if f.to != NULL:
             hop_send(f.to, now, &h, body, off)
         else:

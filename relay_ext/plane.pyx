@@ -494,6 +494,7 @@ cdef inline void apply_track(plane *p, command *c) noexcept nogil:
         track_restart(&k.t)
     elif c.op == OP_TRACK_HOLD:
         k.t.hold = <int64_t>c.a * 1000
+        k.t.rtt_before = <int64_t>c.b * 1000
     elif c.op == OP_EGRESS_ADD:
         e.next = k.t.egresses
         k.t.egresses = e

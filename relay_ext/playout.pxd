@@ -29,6 +29,7 @@ ctypedef struct track:
     uint32_t ssrc             # of the source, as last received
     int64_t hold              # ns; longest that a missing packet is waited for, beyond the least transit time
     int64_t rtt               # ns, of the hop that the track comes by; 0: not known
+    int64_t rtt_before        # ns, the longest of the hops before that one
     ring ring
     timer_node timer
     timer_wheel *wheel

@@ -96,7 +96,7 @@ cdef int track_insert(track *t, int64_t now, const inner *h, slab *body, uint16_
 cdef int64_t track_target(const track *t) noexcept nogil:
     if t.rtt == 0 or delay_samples(&t.delays) < ENOUGH:
         return t.hold
-    return min(delay_quantile(&t.delays) + t.rtt + ROUND_WAIT, t.hold)
+    return min(delay_quantile(&t.delays) + max(t.rtt, t.rtt_before) + ROUND_WAIT, t.hold)
 
 
 cdef inline int64_t deadline_of(track *t, const slot *s) noexcept nogil:

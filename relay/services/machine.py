@@ -193,7 +193,8 @@ class Machine:
         return status.not_ready(self.hops, self.streams)
 
     def stream_statuses(self) -> list[dict[str, Any]]:
-        return [status.stream_status(self.shards, stream) for stream in self.streams.streams.values()]
+        streams = self.streams.streams.values()
+        return [status.stream_status(self.shards, stream, self.streams.name) for stream in streams]
 
     def hop_statuses(self) -> list[dict[str, Any]]:
         return [status.hop_status(self.shards, hop) for hop in self.hops.hops.values()] if self.hops else []

@@ -111,11 +111,12 @@ class Publisher:
                 self._set_budgets(hop)
 
     def _publish(self, stream: Stream, sent: Publication) -> Publish:
-        behind_ms, latency_ms = 0, stream.latency_ms or 0
+        behind_ms, rtt_ms, latency_ms = 0, 0, stream.latency_ms or 0
         if stream.offer is not None and stream.source is not None:
-            behind_ms, latency_ms = stream.offer.behind_ms + stream.offer.budget_ms, stream.offer.latency_ms
-            if latency_ms:
-                latency_ms = left(latency_ms, stream.source.link.rtt_ns / MS, stream.offer.budget_ms)
+            came = stream.offer
+            rtt_ms = round(stream.source.link.rtt_ns / MS)
+            latency_ms = left(came.latency_ms, rtt_ms, came.budget_ms) if came.latency_ms else 0
+            behind_ms, rtt_ms = came.behind_ms + came.budget_ms, max(came.rtt_ms, rtt_ms)
         budget_ms = (
             share(latency_ms, sent.hop.link.rtt_ns / MS, sent.beyond) if latency_ms else self._budget_ms
         )
@@ -127,6 +128,7 @@ class Publisher:
             tracks=tuple(track.format.message(track.alias) for track in stream.tracks),
             path=(*stream.path, self._name),
             behind_ms=behind_ms,
+            rtt_ms=rtt_ms,
             latency_ms=latency_ms,
         )
 
@@ -227,6 +229,5 @@ def differs(told: Publish, now: Publish) -> bool:
     """Whether an offer is so different from what the peer was told that it is worth telling."""
     if (told.alias, told.epoch, told.tracks, told.path) != (now.alias, now.epoch, now.tracks, now.path):
         return True
-    return worth_telling(
-        (told.budget_ms, told.behind_ms, told.latency_ms), (now.budget_ms, now.behind_ms, now.latency_ms)
-    )
+    figures = [(p.budget_ms, p.behind_ms, p.rtt_ms, p.latency_ms) for p in (told, now)]
+    return worth_telling(*figures)

@@ -234,6 +234,7 @@ class Streams:
         self._publisher.drop(stream, hop.id)
         stream.subscribers.pop(hop.id, None)
         stream.told.pop(hop.id, None)
+        stream.refusals.pop(hop.name, None)
         if stream.asked is hop:
             stream.asked = None
         if stream.source is hop:

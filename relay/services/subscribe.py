@@ -11,11 +11,15 @@ from relay.core.directory import Directory, DirectoryMessage
 from relay.core.routing import choose
 from relay.log import event
 from relay.services.hops import Hop, Hops
-from relay.services.publish import REFUSED_FOR_NS, with_refusals
+from relay.services.publish import with_refusals
 from relay.services.stream import Stream
 from relay.wire.messages import Announce, Catalogue, Message, Subscribe, Unavailable, Unsubscribe
 
 logger = logging.getLogger("relay.stream")
+
+SENT_AWAY_FOR_NS = 60_000_000_000
+"""A region that refused a subscription is asked again after this, or when its process is a new one: by then
+the stream comes from another, and would be interrupted."""
 
 
 class Subscriber:
@@ -129,4 +133,4 @@ class Subscriber:
         event(logger, logging.INFO, "stream_waits", stream=stream.name, peer=hop.name, reason=message.reason)
         if not message.kept:
             stream.asked = None
-            stream.refusals[hop.name] = (message.reason, now_ns + REFUSED_FOR_NS)
+            stream.refusals[hop.name] = (message.reason, now_ns + SENT_AWAY_FOR_NS)

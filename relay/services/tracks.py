@@ -78,7 +78,7 @@ class Tracks:
                 self._shards.of(known.id).restart_track(known.id)
         for known, offered in zip(stream.tracks, offer.tracks, strict=True):
             known.alias = offered.alias
-            self._shards.of(known.id).set_hold(known.id, hold_us)
+            self._shards.of(known.id).set_hold(known.id, hold_us, offer.rtt_ms * 1000)
             self._shards.of(hop.id).add_route(hop.id, offer.alias, offered.alias, offer.epoch, known.id)
 
     def unroute(self, stream: Stream, hop: Hop) -> None:

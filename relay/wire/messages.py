@@ -93,6 +93,8 @@ class Publish:
     """Names of the nodes that the stream has passed, the one that it entered at first, the sender last."""
     behind_ms: int = 0
     """The repair budgets of the hops before this one, together."""
+    rtt_ms: int = 0
+    """The longest round trip of the hops before this one."""
     latency_ms: int = 0
     """What is left of the stream's latency for this hop and those after it, propagation included; 0: no
     limit."""
@@ -285,7 +287,7 @@ def decode(data: bytes) -> Message:
     return _PARSERS[Kind(kind)](fields)
 
 
-OMITTED = {"path": (), "behind_ms": 0, "latency_ms": 0, "beyond": (), "entries": []}
+OMITTED = {"path": (), "behind_ms": 0, "rtt_ms": 0, "latency_ms": 0, "beyond": (), "entries": []}
 """Fields that are left out where they say nothing."""
 
 
@@ -329,6 +331,7 @@ def _publish(fields: Fields) -> Publish:
             for name in items(fields, "path", PATH_NODES_MAX, empty=True)
         ),
         behind_ms=integer({"behind_ms": 0, **fields}, "behind_ms", 0, BUDGET_MS_MAX),
+        rtt_ms=integer({"rtt_ms": 0, **fields}, "rtt_ms", 0, BUDGET_MS_MAX),
         latency_ms=integer({"latency_ms": 0, **fields}, "latency_ms", 0, BUDGET_MS_MAX),
     )
 

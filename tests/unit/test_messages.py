@@ -100,7 +100,7 @@ def test_round_trip_of_any_publication(message):
 @pytest.mark.parametrize(
     "message",
     [
-        replace(PUBLISH, path=("edge", "a", "b"), behind_ms=400, latency_ms=900),
+        replace(PUBLISH, path=("edge", "a", "b"), behind_ms=400, rtt_ms=80, latency_ms=900),
         PublishOk(1, 2, beyond=(80, 0)),
         Catalogue(0, 0, True, ()),
     ],
