@@ -280,9 +280,12 @@ class Streams:
                 self._unsubscribed(now_ns, hop, name)
             case Unavailable(name):
                 stream = self.streams.get(name)
+                if stream is None or stream.asked is not hop:
+                    return
                 self._subscriber.on_unavailable(now_ns, hop, message, stream)
-                if stream is not None:
-                    self._refresh(now_ns, stream)
+                if stream.source is hop and not message.kept:
+                    self._let_go(now_ns, stream, message.reason)
+                self._refresh(now_ns, stream)
 
     def _received(self, hop: Hop, alias: int) -> Stream | None:
         return next((s for s in self.streams.values() if s.source is hop and s.alias == alias), None)

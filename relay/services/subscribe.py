@@ -126,9 +126,8 @@ class Subscriber:
             return stream.asked  # its hop may come back
         return self._hops.named(stream.choice.peer)
 
-    def on_unavailable(self, now_ns: int, hop: Hop, message: Unavailable, stream: Stream | None) -> None:
-        if stream is None or stream.asked is not hop:
-            return
+    def on_unavailable(self, now_ns: int, hop: Hop, message: Unavailable, stream: Stream) -> None:
+        """The region that was asked for a stream has not got it, or sends its subscribers away."""
         stream.waits = f"{hop.name}: {message.reason}"
         event(logger, logging.INFO, "stream_waits", stream=stream.name, peer=hop.name, reason=message.reason)
         if not message.kept:

@@ -72,6 +72,9 @@ _STATUS: dict[str, Any] = {
             "epoch": 1,
             "source": "ingest",
             "latency_ms": 400,
+            "path": [{"node": "edge-sgp-1", "delay_ms": None, "loss_ratio": None}],
+            "sent_to": [{"peer": "region-sgp", "accepted": True, "delay_ms": 50.6, "loss_ratio": 0.302}],
+            "waits": None,
             "route": {
                 "chosen": "region-sgp",
                 "why": "lowest cost",

@@ -74,6 +74,10 @@ class FakeHop:
     name: str
     link: Link = LINK
 
+    @property
+    def key(self) -> bytes:
+        return self.name.encode()
+
 
 @dataclass
 class FakeHops:
