@@ -3,7 +3,10 @@
 """The peers that a track is sent to: the same payload for each, behind an inner header of its own."""
 from relay_ext.inner cimport INNER_FIRST, INNER_LAST, INNER_MAX_HOPS, INNER_RTCP, INNER_START, inner_age
 from relay_ext.mailbox cimport mail_post
+from relay_ext.ring cimport RING_LATE, RING_RESET, RING_STORED, ring_find, slot
+from relay_ext.rtp cimport rtcp_build_sr
 from relay_ext.sender cimport hop_send
+from relay_ext.slab cimport slab_get, slab_unref
 
 
 cdef bint feeds_send(feed *f, mailroom *mail, track *t, int64_t now, const inner *header, slab *body,
@@ -43,5 +46,34 @@ cdef bint feeds_relay(feed *f, mailroom *mail, track *t, int64_t now, int64_t ar
         return False
     h.hops += 1
     h.age = inner_age(header.age, now - arrival)
-    t.stats.relayed += 1
+    t.stats.relayed += not header.flags & INNER_RTCP
     return feeds_send(f, mail, t, now, &h, body, off)
+
+
+cdef void feeds_inserted(feed *f, mailroom *mail, track *t, int64_t now, int64_t arrival, const inner *header,
+                         slab *body, uint16_t off, int status) noexcept nogil:
+    cdef inner whole = header[0]
+    cdef slot *s
+    if status == RING_STORED or status == RING_RESET:  # of two parts, the second has completed it
+        s = ring_find(&t.ring, header.seq)
+        whole.length = s.len
+        whole.flags |= s.flags
+        body = s.body
+        off = s.off
+    elif status != RING_LATE or not (header.flags & INNER_FIRST and header.flags & INNER_LAST):
+        return  # what is late for playout here may not be for one that waits for longer
+    if feeds_relay(f, mail, t, now, arrival, &whole, body, off) and t.clock.known:
+        tell_report(f, mail, t, now, arrival, &whole)
+
+
+cdef void tell_report(feed *f, mailroom *mail, track *t, int64_t now, int64_t arrival, const inner *header) noexcept nogil:
+    """Behind the first packet for a peer, the last sender report: the next may be seconds away."""
+    cdef inner h = header[0]
+    cdef slab *report = slab_get(t.pool)
+    if report == NULL:
+        t.stats.no_memory += 1
+        return
+    h.flags = INNER_RTCP
+    h.length = report.len = <uint16_t>rtcp_build_sr(report.data, &t.clock.report, <const uint8_t *>b"", 0)
+    feeds_relay(f, mail, t, now, arrival, &h, report, 0)
+    slab_unref(t.pool, report)

@@ -15,7 +15,7 @@ from relay_ext.egress cimport egress
 from relay_ext.hop cimport hop_destroy, hop_receive, hop_send_control, hop_timer
 from relay_ext.inner cimport (
     INNER_FIRST, INNER_LAST, INNER_RTCP, INNER_SIZE, INNER_START, INNER_TIME_NS, be32, inner, put16, serial_diff)
-from relay_ext.feed cimport feed, feeds_relay, feeds_send
+from relay_ext.feed cimport feed, feeds_inserted, feeds_relay, feeds_send
 from relay_ext.mailbox cimport mail_post, mail_take, mail_target, target
 from relay_ext.path cimport path, path_elsewhere
 from relay_ext.peer cimport (
@@ -23,7 +23,7 @@ from relay_ext.peer cimport (
     hop_delivered, hop_params)
 from relay_ext.playout cimport (
     track_destroy, track_insert, track_observe, track_release, track_restart, track_sender_report)
-from relay_ext.ring cimport RING_LATE, RING_PART, RING_RESET, RING_STORED, ring_find, slot
+from relay_ext.ring cimport RING_PART, RING_RESET, RING_STORED
 from relay_ext.route cimport route_add, route_remove
 from relay_ext.rtp cimport (
     RTCP_SR_MAX, RTP_OK, RTP_UNWRAP_HELD, rtcp_build_sr, rtcp_is, rtcp_parse, rtcp_sr, rtp_header, rtp_parse, rtp_unwrap_apply)
@@ -373,43 +373,19 @@ cdef bint insert(plane *p, int64_t now, int64_t arrival, plane_track *k, const i
                  uint16_t off) noexcept nogil:
     """What came from a peer: on to other peers at once, in any order, and to playout. Whether it is news to that."""
     cdef int status
-    cdef slot *s
-    cdef inner whole = header[0]
     if header.flags & INNER_RTCP:
         track_sender_report(&k.t, body.data + off, header.length)
         feeds_relay(k.feeds, &p.mail, &k.t, now, arrival, header, body, off)
         return False
     status = track_insert(&k.t, arrival, header, body, off)
-    if status == RING_STORED or status == RING_RESET:  # of two parts, the second completes it
-        s = ring_find(&k.t.ring, header.seq)
-        whole.length = s.len
-        whole.flags |= s.flags
-        relay(p, now, arrival, k, &whole, s.body, s.off)
-    elif status == RING_LATE and header.flags & INNER_FIRST and header.flags & INNER_LAST:
-        relay(p, now, arrival, k, header, body, off)  # too late for playout here, not for one that waits for longer
+    if k.feeds != NULL:
+        feeds_inserted(k.feeds, &p.mail, &k.t, now, arrival, header, body, off, status)
     track_release(&k.t, now)
     return status == RING_STORED or status == RING_RESET or status == RING_PART
 
 
 cdef void insert_mail(void *p, int64_t now, int64_t arrival, void *k, const inner *header, slab *body) noexcept nogil:
     insert(<plane *>p, now, arrival, <plane_track *>k, header, body, 0)
-
-
-cdef inline void relay(plane *p, int64_t now, int64_t arrival, plane_track *k, const inner *header, slab *body,
-                       uint16_t off) noexcept nogil:
-    """A peer that is sent its first packet is told the source's last sender report behind it."""
-    cdef inner h = header[0]
-    cdef slab *report
-    if not feeds_relay(k.feeds, &p.mail, &k.t, now, arrival, header, body, off) or not k.t.clock.known:
-        return
-    report = slab_get(p.pool)
-    if report == NULL:
-        k.t.stats.no_memory += 1
-        return
-    h.flags = INNER_RTCP
-    h.length = report.len = <uint16_t>rtcp_build_sr(report.data, &k.t.clock.report, <const uint8_t *>b"", 0)
-    feeds_relay(k.feeds, &p.mail, &k.t, now, arrival, &h, report, 0)
-    slab_unref(p.pool, report)
 
 
 cdef inline void note_delay(hop *h, const track *t) noexcept nogil:
