@@ -17,7 +17,7 @@ from relay.services.hops import Hop, Hops
 from relay.services.shards import Shards
 from relay.services.stream import Publication, Stream
 from relay.services.tracks import HOLD_SLACK_MS
-from relay.wire.messages import PATH_NODES_MAX, Publish, Unavailable, Unpublish
+from relay.wire.messages import BUDGET_MS_MAX, PATH_NODES_MAX, Publish, Unavailable, Unpublish
 
 logger = logging.getLogger("relay.stream")
 
@@ -69,7 +69,7 @@ class Publisher:
     def refresh(self, now_ns: int, stream: Stream) -> None:
         wanted = {hop.id: hop for hop in (*stream.subscribers.values(), stream.route) if hop is not None}
         for hop_id in stream.publications.keys() - wanted.keys():
-            self.withdraw(now_ns, stream, hop_id, "sent elsewhere" if stream.enters_here else "as asked")
+            self.withdraw(now_ns, stream, hop_id, "not sent here any more")
         for hop in wanted.values():
             reason = self._why_not(stream, hop)
             if reason is None:
@@ -116,7 +116,8 @@ class Publisher:
             came = stream.offer
             rtt_ms = round(stream.source.link.rtt_ns / MS)
             latency_ms = left(came.latency_ms, rtt_ms, came.budget_ms) if came.latency_ms else 0
-            behind_ms, rtt_ms = came.behind_ms + came.budget_ms, max(came.rtt_ms, rtt_ms)
+            behind_ms = min(came.behind_ms + came.budget_ms, BUDGET_MS_MAX)
+            rtt_ms = max(came.rtt_ms, rtt_ms)
         budget_ms = (
             share(latency_ms, sent.hop.link.rtt_ns / MS, sent.beyond) if latency_ms else self._budget_ms
         )

@@ -321,7 +321,8 @@ class Streams:
         if other is not None and other.name != offer.stream:
             self._let_go(now_ns, other, "its alias names another stream now")
         stream = self._get(offer.stream)
-        again = stream.source is hop and stream.epoch == offer.epoch
+        before = stream.offer if stream.source is hop else None
+        again = before is not None and (before.epoch, before.tracks) == (offer.epoch, offer.tracks)
         if not again:
             self._publisher.restart(stream)
         self._tracks.fit(stream, hop, offer)

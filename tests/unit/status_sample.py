@@ -100,6 +100,7 @@ _STATUS: dict[str, Any] = {
                     "lost_packets": 4,
                     "late_packets": 6,
                     "duplicate_packets": 0,
+                    "relayed_packets": 0,
                     "bitrate_bps": 2_500_000,
                     "playout": {
                         "target_ms": 180.0,
@@ -124,6 +125,7 @@ _STATUS: dict[str, Any] = {
                     "lost_packets": 0,
                     "late_packets": 0,
                     "duplicate_packets": 0,
+                    "relayed_packets": 0,
                     "bitrate_bps": None,
                     "playout": {
                         "target_ms": 220.0,

@@ -22,9 +22,10 @@ from relay.wire.messages import (
     Unavailable,
     Unpublish,
     Unsubscribe,
+    encode,
 )
 from tests.unit.plane_world import MS, SOURCE, START, rtp
-from tests.unit.test_streams import LINK, OUT, SOURCES, Node, offer
+from tests.unit.test_streams import AUDIO, LINK, OUT, SOURCES, VIDEO, Node, offer
 
 SECOND = 1000 * MS
 
@@ -113,7 +114,7 @@ def test_a_subscriber_waits_is_served_and_leaves(region: Region) -> None:
     assert region.hops.budgets["b"] == (200, None)
     assert [p.accepted for p in region.streams.streams["studio"].publications.values()] == [True]
     region.on("b", Unsubscribe("studio"))
-    assert region.sent("b") == [Unpublish(publish.alias, publish.epoch, "as asked")]
+    assert region.sent("b") == [Unpublish(publish.alias, publish.epoch, "not sent here any more")]
     assert region.streams.streams["studio"].publications == {}
     assert region.hops.budgets["b"] == (None, None)
 
@@ -147,6 +148,24 @@ def test_a_restarted_publisher_is_published_under_another_epoch(region: Region) 
     assert not sent.accepted
     region.on("b", PublishOk(second.alias, second.epoch))
     assert sent.accepted
+
+
+def test_other_tracks_under_the_same_epoch_are_another_publication(region: Region) -> None:
+    region.on("b", Subscribe("studio"))
+    region.on("edge", offer())
+    [publish] = [m for m in region.sent("b") if isinstance(m, Publish)]
+    region.on("b", PublishOk(publish.alias, publish.epoch))
+    region.on("edge", offer(formats=(AUDIO, VIDEO)))
+    [again] = [m for m in region.sent("b") if isinstance(m, Publish)]
+    assert again.tracks == offer(formats=(AUDIO, VIDEO)).tracks and again.epoch != publish.epoch
+    region.on("b", Unsubscribe("studio"))
+
+
+def test_budgets_that_add_up_to_too_much_are_still_sayable(region: Region) -> None:
+    region.on("b", Subscribe("studio"))
+    region.on("edge", from_region(("x", "edge"), behind_ms=50_000, budget_ms=50_000))
+    [publish] = [m for m in region.sent("b") if isinstance(m, Publish)]
+    assert publish.behind_ms == 60_000 and encode(publish)
 
 
 def test_subscriptions_end_with_the_peer_and_its_process(region: Region) -> None:
