@@ -1,6 +1,8 @@
 """Streams across several hops: an edge, its region, other regions, and edges where they leave."""
 
+import random
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,6 +58,7 @@ def encode(
         start_ns=fleet.now_ns,
         count=seconds * PER_SECOND,
         first=first,
+        ssrc=1 + first,
         edge=HOSTS[to],
         address=(host, 5000 + first % 1000),
     )
@@ -364,4 +367,48 @@ def test_an_edge_is_no_relay(seed: int) -> None:
     fleet.run(1)
     assert fleet.stream("out")["sent_to"] == []
     assert fleet.stream("out")["source"] == "hop:b"
+    end(fleet)
+
+
+@pytest.mark.seeds(1, 2)
+def test_whatever_happens_it_ends_well(seed: int) -> None:
+    """Nodes that die and come back, links that are cut, egresses that come and go; then all is as it was."""
+    fleet = three_regions(seed)
+    rng = random.Random(seed)
+    links = (("edge", "a"), ("a", "b"), ("a", "c"), ("b", "c"), ("c", "out"))
+    encoder = encode(fleet, 120)
+    for _ in range(15):
+        x, y = rng.choice(links)
+        match rng.randrange(4):
+            case 0 if x in fleet.nodes:
+                fleet.stop(x)
+            case 1:
+                fleet.link(HOSTS[x], HOSTS[y], LinkConfig(delay_ms=20, loss=rng.choice((0.3, 1.0))))
+            case 2:
+                fleet.link(HOSTS[x], HOSTS[y], CLEAN)
+            case _ if y in fleet.nodes:
+                egress = rng.choice(((), (VIDEO,)))
+                fleet.specs[y] = replace(fleet.specs[y], egress=egress)
+                fleet.nodes[y].machine.reload(fleet.now_ns, fleet.config(y))
+                fleet.network.wake(fleet.nodes[y])
+        fleet.run(rng.choice((0.05, 0.5, 3, 10)))
+        for name in set(HOSTS) & set(fleet.specs) - set(fleet.nodes):
+            fleet.start(name)
+    for x, y in links:
+        fleet.link(HOSTS[x], HOSTS[y], CLEAN)
+    for name in ("a", "b", "c", "out"):
+        fleet.specs[name] = replace(fleet.specs[name], egress=(VIDEO,))
+        fleet.nodes[name].machine.reload(fleet.now_ns, fleet.config(name))
+    fleet.run(25)
+    fleet.network.detach(encoder.source)
+    fleet.run(5)
+    hosts = ("10.0.2.1", "10.0.2.2", "10.0.2.3", "10.0.0.9")
+    players = [Player(fleet.network, VIDEO, host) for host in hosts]
+    encode(fleet, 2, first=100_000, host="10.0.0.7")
+    before = {pair: source_sent(fleet, *pair) for pair in links}
+    fleet.run(4)
+    for player in players:
+        assert player.missing(range(100_000, 100_000 + 2 * PER_SECOND)) == []
+    sent = {pair: source_sent(fleet, *pair) - before[pair] for pair in links}
+    assert set(sent.values()) == {0, 2 * PER_SECOND} and sent["b", "c"] == 0, "one copy a pair"
     end(fleet)
