@@ -18,14 +18,16 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from relay import __version__
+from relay import __version__, fleet
 from relay.config import notes
 from relay.config.files import check_files, load, read_private_key
 from relay.core.keys import private_key_file, public_key_text
 from relay.errors import ConfigError, RelayError, UsageError
+from relay.files import create_file
 from relay.web.status_text import render
 
 DEFAULT_URL = "http://127.0.0.1:7480"
@@ -79,8 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show a traceback for an error")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], text: str, into: Any = commands
+    ) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = into.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         sub.set_defaults(command=run)
         return sub
@@ -94,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, metavar="FILE", help=text)
     sub = command("pubkey", _pubkey, "print the public key of a private key file")
     sub.add_argument("file", type=Path, metavar="FILE")
+    text = "the fleet's key, and the records that it signs"
+    into = commands.add_parser("fleet", help=text, description=text, allow_abbrev=False)
+    fleet.add_commands(partial(command, into=into.add_subparsers(metavar="COMMAND", required=True)))
     sub = command("status", _status, "show what a running node does")
     sub.add_argument("--json", action="store_true", help="as JSON")
     _add_url(sub)
@@ -179,10 +186,7 @@ def _keygen(args: argparse.Namespace) -> int:
         print(f"public key: {public_key_text(text)}", file=sys.stderr)
         return 0
     try:
-        with open(os.open(args.out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        create_file(args.out, text, 0o600)
     except FileExistsError as error:
         raise UsageError(f"{args.out} exists, and a key is never overwritten: choose another name") from error
     except OSError as error:

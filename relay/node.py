@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from relay import __version__
-from relay.config import Address, Config, HopConfig, notes
+from relay.config import Address, Config, FleetConfig, HopConfig, notes
 from relay.config.files import check_files, load, read_private_key
 from relay.core.noise import public_key
 from relay.errors import ConfigError, RelayError
@@ -23,6 +23,7 @@ from relay.services.ciphers import fastest_first
 from relay.services.engine import EngineService
 from relay.services.machine import HOP_PORT, Machine
 from relay.services.shards import Shards
+from relay.services.store import FileStore
 from relay.web import ops
 from relay.wire import sdp
 from relay.wire.hop import CIPHER_NAMES
@@ -91,6 +92,7 @@ class Node:
             self.shards.planes, self._on_event, self._on_failure, coalesce_us=config.engine.coalesce_us
         )
         self.ciphers = fastest_first(time.thread_time_ns)
+        self.store = FileStore(config.node.state_dir / "fleet.json")
         self.machine = Machine(
             config,
             self.shards,
@@ -99,6 +101,8 @@ class Node:
             random_bytes=os.urandom,
             resolve=resolve,
             read=Path.read_text,
+            store=self.store,
+            wall_clock=time.time,
             ciphers=self.ciphers,
         )
 
@@ -132,9 +136,12 @@ class Node:
                 task.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
+            if self.machine.members is not None:
+                self.machine.members.save(time.monotonic_ns())
         self.service.stop()
         if self._timer is not None:
             self._timer.cancel()
+        await self.store.close()
         self.shards.close()
         event(logger, logging.INFO, "node_stopped", name=self.config.node.name)
 
@@ -186,8 +193,8 @@ class Node:
         except (RelayError, OSError) as error:
             event(logger, logging.ERROR, "reload_refused", error=error)
             return
-        for name in ("node", "engine", "hop", "ops", "web", "log"):
-            if _but_peers(getattr(config, name)) != _but_peers(getattr(self.config, name)):
+        for name in ("node", "engine", "hop", "fleet", "ops", "web", "log"):
+            if _lasting(getattr(config, name)) != _lasting(getattr(self.config, name)):
                 event(logger, logging.WARNING, "reload_needs_restart", section=name)
         self.config = config
         self._poll()
@@ -213,6 +220,7 @@ class Node:
             "streams": self.streams(),
             "hops": self.hops(),
             "peers": self.peers(),
+            "fleet": self.machine.fleet_status(time.monotonic_ns()),
             "engine": {
                 **self.service.counters(),
                 **self.shards.stats(),
@@ -255,8 +263,10 @@ class Node:
         self.done.set()
 
 
-def _but_peers(section: Any) -> Any:
+def _lasting(section: Any) -> Any:
     """A section of the configuration without what a reload applies."""
+    if isinstance(section, FleetConfig):
+        return replace(section, record_file=None, revocations_file=None)
     return replace(section, peers=()) if isinstance(section, HopConfig) else section
 
 

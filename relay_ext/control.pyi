@@ -21,12 +21,16 @@ EVENT_ADDRESS: Final[int]
 """`a`: hop, `b`: path; an authenticated datagram came from another address than the path's."""
 EVENT_SOURCE: Final[int]
 """`a`: track, `b`: SSRC; an ingest port follows another source."""
+EVENT_KEY_WANTED: Final[int]
+"""`a`: hop, `b`: stream alias << 8 | track alias; frames that others need were dropped before that hop."""
+EVENT_KEY_ASKED: Final[int]
+"""`a`: track; a receiver of one of its egresses asks for a key frame. At most one each 100 ms and egress."""
 PORT_HOP: Final[int]
 PORT_RTP: Final[int]
 """RTP, and RTCP multiplexed with it (RFC 5761)."""
 PORT_RTCP: Final[int]
 PORT_EGRESS: Final[int]
-"""Sends; receivers' reports arrive here and end here."""
+"""Sends; receivers' feedback arrives here and ends here."""
 DEFAULT_SLABS: Final[int]
 
 class PlaneBusy(RuntimeError):
@@ -98,12 +102,21 @@ class Plane:
     def close_port(self, port: int) -> None:
         """What still arrives there is counted as of an unknown port."""
     def add_track(
-        self, *, clock_rate: int, hold_us: int, first_seq: int = 0, payload_type: int = 0, priority: int = 1
+        self,
+        *,
+        clock_rate: int,
+        hold_us: int,
+        first_seq: int = 0,
+        payload_type: int = 0,
+        priority: int = 1,
+        kind: int = 0,
+        ssrc: int = 0,
     ) -> int:
         """A new track's id. `hold_us`: how long playout waits for a missing packet, in microseconds.
 
         `clock_rate` in Hz (ValueError for 0). For a track that is ingested here: `first_seq` is the origin
-        sequence of its first packet, and what has another payload type is refused.
+        sequence of its first packet, what has another payload type is refused, `kind` is its payload format
+        (`payload.Kind`), and `ssrc` our own towards its source.
         """
     def remove_track(self, track: int) -> None:
         """Remove a track, its egresses, its feeds and every route to it, and close its ports."""
@@ -111,6 +124,14 @@ class Plane:
         """The track's origin began anew: forget its sequence and its clock."""
     def set_hold(self, track: int, hold_us: int, rtt_us: int = 0) -> None:
         """As `add_track`, from now on. `rtt_us` is the longest round trip of the hops before the last one."""
+    def ask_key_frame(self, track: int, fir: bool = False) -> None:
+        """Ask the source of a track for a key frame, by PLI (RFC 4585) or FIR (RFC 5104).
+
+        To where its RTCP comes from, else to the port after its RTP's, or to that where there is no port for
+        RTCP. Nothing while there is no source.
+        """
+    def offer_rate(self, track: int, bitrate: int) -> None:
+        """Tell the source of a track, if it sends RTCP, how many bits a second it may send (REMB)."""
     def add_egress(
         self,
         track: int,

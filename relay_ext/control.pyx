@@ -16,13 +16,14 @@ from relay_ext.base cimport addr, spsc_commit, spsc_peek, spsc_reserve, tx_clear
 from relay_ext.egress cimport EGRESS_CNAME, egress
 from relay_ext.feed cimport feed
 from relay_ext.hop cimport hop_destroy, hop_init
+from relay_ext.ingest cimport FEEDBACK_FIR, FEEDBACK_PLI, FEEDBACK_REMB
 from relay_ext.inner cimport INNER_AGE_MAX
 from relay_ext.mailbox cimport SHARDS, SHARD_BITS, TARGETS
 from relay_ext.path cimport DATAGRAM_MAX, DATAGRAM_MIN, session_keys
 from relay_ext.peer cimport HOP_DELAYS, HOP_PATHS, hop, hop_params
 from relay_ext.plane cimport (
-    OP_CONTROL, OP_COOKIE_SECRET, OP_EGRESS_ADD, OP_EGRESS_REMOVE, OP_FEED_ADD, OP_FEED_REMOVE, OP_HOP_ADD,
-    OP_HOP_PARAMS, OP_HOP_REMOVE, OP_KEYS_ADD, OP_KEYS_DROP, OP_KEYS_USE, OP_PATH, OP_PORT,
+    OP_CONTROL, OP_COOKIE_SECRET, OP_EGRESS_ADD, OP_EGRESS_REMOVE, OP_FEED_ADD, OP_FEED_REMOVE, OP_FEEDBACK,
+    OP_HOP_ADD, OP_HOP_PARAMS, OP_HOP_REMOVE, OP_KEYS_ADD, OP_KEYS_DROP, OP_KEYS_USE, OP_PATH, OP_PORT,
     OP_ROUTE_ADD, OP_ROUTE_REMOVE, OP_SEND, OP_TRACK_ADD, OP_TRACK_HOLD, OP_TRACK_REMOVE, OP_TRACK_RESTART,
     PLANE_PORTS, PLANE_SESSIONS, outgoing, path_setting, plane_free, plane_new, plane_apply, plane_poll, plane_receive,
     plane_track)
@@ -36,7 +37,7 @@ from relay_ext.state import Event, Link
 
 from relay_ext.plane cimport (
     EVENT_ADDRESS as _ADDRESS, EVENT_CONFIRMED as _CONFIRMED, EVENT_CONTROL as _CONTROL,
-    EVENT_HANDSHAKE as _HANDSHAKE, EVENT_SOURCE as _SOURCE, PORT_CLOSED as _CLOSED, PORT_EGRESS as _EGRESS,
+    EVENT_HANDSHAKE as _HANDSHAKE, EVENT_KEY_ASKED as _KEY_ASKED, EVENT_KEY_WANTED as _KEY_WANTED, EVENT_SOURCE as _SOURCE, PORT_CLOSED as _CLOSED, PORT_EGRESS as _EGRESS,
     PORT_HOP as _HOP, PORT_RTCP as _RTCP, PORT_RTP as _RTP)
 
 EVENT_HANDSHAKE = _HANDSHAKE
@@ -44,6 +45,8 @@ EVENT_CONTROL = _CONTROL
 EVENT_CONFIRMED = _CONFIRMED
 EVENT_ADDRESS = _ADDRESS
 EVENT_SOURCE = _SOURCE
+EVENT_KEY_WANTED = _KEY_WANTED
+EVENT_KEY_ASKED = _KEY_ASKED
 PORT_HOP = _HOP
 PORT_RTP = _RTP
 PORT_RTCP = _RTCP
@@ -186,9 +189,10 @@ cdef class Plane:
         self.ports.pop(port, None)
 
     def add_track(self, *, uint32_t clock_rate, uint32_t hold_us, uint32_t first_seq=0, uint8_t payload_type=0,
-                  uint8_t priority=1):
-        """A new track's id. `hold_us`: how long playout waits for a missing packet. `first_seq`: origin sequence
-        of the first packet, where the track is ingested here."""
+                  uint8_t priority=1, uint8_t kind=0, uint32_t ssrc=0):
+        """A new track's id. `hold_us`: how long playout waits for a missing packet. Where the track is ingested
+        here: `first_seq`, origin sequence of the first packet; `kind`, its payload format; `ssrc`, our own
+        towards its source."""
         if clock_rate == 0:
             raise ValueError("a clock rate is at least 1 Hz")
         cdef uint32_t new_id = self.new_target()
@@ -201,6 +205,8 @@ cdef class Plane:
         k.t.hold = <int64_t>hold_us * 1000
         k.priority = priority
         k.source.payload_type = payload_type
+        k.source.kind = kind
+        k.source.own_ssrc = ssrc
         rtp_unwrap_init(&k.source.unwrap, first_seq)
         self.tracks[new_id] = <uintptr_t>k
         self.places.add(place(new_id))
@@ -228,6 +234,15 @@ cdef class Plane:
 
     def set_hold(self, uint32_t track, uint32_t hold_us, uint32_t rtt_us=0):
         self.send_command(OP_TRACK_HOLD, pointer(self.tracks[track]), NULL, hold_us, rtt_us)
+
+    def ask_key_frame(self, uint32_t track, bint fir=False):
+        """Ask the source of a track for a key frame, by PLI (RFC 4585) or FIR (RFC 5104)."""
+        self.send_command(OP_FEEDBACK, pointer(self.tracks[track]), NULL, FEEDBACK_FIR if fir else FEEDBACK_PLI)
+
+    def offer_rate(self, uint32_t track, uint64_t bitrate):
+        """Tell the source of a track, if it sends RTCP, how many bits a second it may send (REMB)."""
+        self.send_command(OP_FEEDBACK, pointer(self.tracks[track]), NULL, FEEDBACK_REMB,
+                          <uint32_t>(bitrate >> 32), <uint32_t>bitrate)
 
     def add_egress(self, uint32_t track, uint32_t port, tuple to, tuple rtcp_to, *, uint32_t ssrc, uint16_t seq,
                    uint32_t timestamp, bytes cname, uint8_t payload_type=255):
@@ -436,7 +451,7 @@ cdef class Plane:
     # ---- events and statistics ---------------------------------------------------------------
 
     def drain_events(self):
-        """Every event that waits, by kind: handshakes, cookie replies, control, notices, sources: list[Event]."""
+        """Every event that waits, by kind: handshakes, cookie replies, control, notices, sources, asks: list[Event]."""
         return events_of(self.p)
 
     def stats(self):

@@ -8,6 +8,7 @@ from relay_ext.slab cimport slab_pool
 
 cdef enum:
     EGRESS_CNAME = 64         # longest CNAME, bytes
+    EGRESS_CHAINS = 1024
 
 ctypedef struct origin_clock: # how a track's RTP timestamps relate to NTP time, as the origin's reports say
     bint known
@@ -15,6 +16,7 @@ ctypedef struct origin_clock: # how a track's RTP timestamps relate to NTP time,
 
 ctypedef struct egress:
     egress *next
+    egress *same              # the next in its chain of the table
     uint32_t track
     uint32_t id
     uint16_t port             # socket to send from
@@ -31,7 +33,14 @@ ctypedef struct egress:
     uint64_t octets           # of RTP payload
     uint64_t bytes            # of UDP payload
     uint64_t reports
+    int64_t asked             # ns, when its receiver's wish for a key frame was last passed on
     uint8_t cname[64]
 
+ctypedef struct egress_table: # by SSRC, which is random: chains by its low bits
+    egress *chains[1024]
+
+cdef void egress_table_add(egress_table *t, egress *e) noexcept nogil
+cdef void egress_table_remove(egress_table *t, const egress *e) noexcept nogil
+cdef egress *egress_find(const egress_table *t, uint32_t ssrc) noexcept nogil
 cdef void egress_send(egress *e, tx_queue *tx, slab_pool *pool, int64_t now, const slot *s,
                       const rtp_header *h, uint32_t clock_rate, const origin_clock *clock) noexcept nogil

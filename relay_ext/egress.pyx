@@ -1,5 +1,6 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
-# Packets reach an egress only after rtp_parse has accepted them, so their first 12 bytes exist.
+# Packets reach an egress only after rtp_parse has accepted them, so their first 12 bytes exist; chains are
+# chosen by a mask.
 """One way out of a track: header rewrite, sender reports (RFC 3550, 6.4.1), address."""
 from libc.stdint cimport int32_t
 from libc.string cimport memcpy
@@ -76,3 +77,25 @@ cdef void send_report(egress *e, tx_queue *tx, slab_pool *pool, int64_t now, con
         e.reports += 1
         e.next_report = now + REPORT_INTERVAL
     slab_unref(pool, body)
+
+
+# ---- the table of SSRCs ----------------------------------------------------------------------
+
+cdef void egress_table_add(egress_table *t, egress *e) noexcept nogil:
+    cdef egress **chain = &t.chains[e.rewrite.out_ssrc & (EGRESS_CHAINS - 1)]
+    e.same = chain[0]
+    chain[0] = e
+
+
+cdef void egress_table_remove(egress_table *t, const egress *e) noexcept nogil:
+    cdef egress **at = &t.chains[e.rewrite.out_ssrc & (EGRESS_CHAINS - 1)]
+    while at[0] != e:
+        at = &at[0].same
+    at[0] = e.same
+
+
+cdef egress *egress_find(const egress_table *t, uint32_t ssrc) noexcept nogil:
+    cdef egress *e = t.chains[ssrc & (EGRESS_CHAINS - 1)]
+    while e != NULL and e.rewrite.out_ssrc != ssrc:
+        e = e.same
+    return e

@@ -2,12 +2,13 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from relay_ext.base cimport addr, command, spsc_queue, tx_queue
+from relay_ext.egress cimport egress_table
 from relay_ext.feed cimport feed
+from relay_ext.ingest cimport ingest
 from relay_ext.mailbox cimport mailroom
 from relay_ext.path cimport session_keys
 from relay_ext.peer cimport hop
 from relay_ext.playout cimport track
-from relay_ext.rtp cimport rtcp_sr, rtp_unwrap
 from relay_ext.seal cimport gate
 from relay_ext.slab cimport slab_pool
 from relay_ext.timer cimport timer_wheel
@@ -21,7 +22,7 @@ cdef enum:                    # what a port is for
     PORT_HOP = 1
     PORT_RTP = 2              # RTP, and RTCP multiplexed with it (RFC 5761)
     PORT_RTCP = 3
-    PORT_EGRESS = 4           # receivers' reports arrive here and end here
+    PORT_EGRESS = 4           # receivers' feedback arrives here and ends here
 
 cdef enum:                    # kinds of event
     EVENT_HANDSHAKE = 1       # data: a datagram of types 1 to 3 that passed the gate
@@ -29,6 +30,8 @@ cdef enum:                    # kinds of event
     EVENT_CONFIRMED = 3       # a: hop, b: local index; first datagram authenticated under these keys
     EVENT_ADDRESS = 4         # a: hop, b: path; an authenticated datagram came from another address
     EVENT_SOURCE = 5          # a: track, b: SSRC; an ingest port follows another source
+    EVENT_KEY_WANTED = 6      # a: hop, b: stream alias << 8 | track alias; frames that others need were dropped there
+    EVENT_KEY_ASKED = 7       # a: track; a receiver of an egress asks for a key frame
 
 cdef enum:                    # commands
     OP_PORT = 1
@@ -52,33 +55,8 @@ cdef enum:                    # commands
     OP_SEND = 19
     OP_CONTROL = 20
     OP_COOKIE_SECRET = 21
+    OP_FEEDBACK = 22
 
-ctypedef struct ingest_stats:
-    uint64_t packets
-    uint64_t bytes
-    uint64_t reports          # sender reports, of the source or before there was one
-    uint64_t not_rtp
-    uint64_t not_rtcp
-    uint64_t other_source     # from an address that the port does not follow
-    uint64_t payload_type
-    uint64_t too_long
-    uint64_t held             # a jump of the sequence that nothing has confirmed
-    uint64_t sources          # changes of address or SSRC
-
-ctypedef struct ingest:
-    bint latched
-    bint started              # a packet has been taken
-    uint8_t payload_type
-    addr source
-    uint32_t ssrc
-    uint32_t highest          # origin sequence
-    int64_t last              # ns, last packet taken
-    bint reported             # the next two are set
-    bint report_due           # there is a new source, or a feed has started: tell them
-    addr reporter
-    rtcp_sr report            # the last one
-    rtp_unwrap unwrap
-    ingest_stats stats
 
 ctypedef struct plane_track:
     track t
@@ -112,6 +90,7 @@ ctypedef struct plane_queues:
     spsc_queue control
     spsc_queue notices
     spsc_queue sources        # notices that a source can bring about with every packet
+    spsc_queue asks           # what receivers of egresses ask for
 
 ctypedef struct plane_stats:
     uint64_t unknown_port
@@ -129,7 +108,11 @@ ctypedef struct plane_stats:
     uint64_t control_dropped
     uint64_t notices_dropped
     uint64_t sources_dropped
-    uint64_t receiver_reports     # that ended at an egress port
+    uint64_t asks_dropped
+    uint64_t receiver_reports     # RTCP that ended at an egress port
+    uint64_t receiver_not_rtcp
+    uint64_t receiver_asks        # for a key frame
+    uint64_t receiver_unknown     # asks for what is not sent to the host that they come from
 
 ctypedef struct plane:
     slab_pool *pool
@@ -141,6 +124,7 @@ ctypedef struct plane:
     gate *gate
     plane_port ports[4096]
     session_keys *sessions[65536]
+    egress_table egresses
     plane_stats stats
 
 cdef void plane_receive(plane *p, int64_t now, uint16_t port, const addr *source,

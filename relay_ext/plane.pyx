@@ -11,8 +11,9 @@ from libc.string cimport memcpy, memset
 from relay_ext.base cimport (
     EVENT_DATA, addr_equal, addr_same_host, event, spsc_commit, spsc_destroy, spsc_init, spsc_peek, spsc_consume,
     spsc_reserve, tx_clear, tx_packet, tx_push)
-from relay_ext.egress cimport egress
+from relay_ext.egress cimport egress, egress_find, egress_table_add, egress_table_remove
 from relay_ext.hop cimport hop_destroy, hop_receive, hop_send_control, hop_timer
+from relay_ext.ingest cimport ingest, ingest_feedback, ingest_flags
 from relay_ext.inner cimport (
     INNER_FIRST, INNER_LAST, INNER_RTCP, INNER_SIZE, INNER_START, INNER_TIME_NS, be32, inner, put16, serial_diff)
 from relay_ext.feed cimport feed, feeds_inserted, feeds_relay, feeds_send
@@ -26,7 +27,8 @@ from relay_ext.playout cimport (
 from relay_ext.ring cimport RING_PART, RING_RESET, RING_STORED
 from relay_ext.route cimport route_add, route_remove
 from relay_ext.rtp cimport (
-    RTCP_SR_MAX, RTP_OK, RTP_UNWRAP_HELD, rtcp_build_sr, rtcp_is, rtcp_parse, rtcp_sr, rtp_header, rtp_parse, rtp_unwrap_apply)
+    RTCP_ASKS_MAX, RTCP_OK, RTCP_SR_MAX, RTP_OK, RTP_UNWRAP_HELD, rtcp_build_sr, rtcp_is, rtcp_key_asks, rtcp_parse,
+    rtcp_sr, rtp_header, rtp_parse, rtp_unwrap_apply)
 from relay_ext.seal cimport (
     GATE_BAD_MAC1, GATE_COOKIE, GATE_PASS, GATE_REPLY, GATE_SHORT, gate_check, gate_free, gate_new, gate_set_secret,
     seal_key_free)
@@ -42,9 +44,11 @@ cdef enum:
     CONTROLS = 256
     NOTICES = 256
     SOURCES = 64
+    ASKS = 64
 
 cdef int64_t LATCH_SILENCE = 2000000000    # ns; after it an ingest port takes another source
 cdef int64_t NOTICE_INTERVAL = 20000000   # ns between two notices of an address on one path
+cdef int64_t ASK_INTERVAL = 100000000     # ns between two notices of what an egress's receiver asks for
 
 
 # ---- life ------------------------------------------------------------------------------------
@@ -62,7 +66,8 @@ cdef plane *plane_new(uint32_t slabs, const uint8_t *public_key, int64_t now) no
             or not spsc_init(&p.queues.cookies, COOKIES, sizeof(event))
             or not spsc_init(&p.queues.control, CONTROLS, sizeof(event))
             or not spsc_init(&p.queues.notices, NOTICES, sizeof(event))
-            or not spsc_init(&p.queues.sources, SOURCES, sizeof(event))):
+            or not spsc_init(&p.queues.sources, SOURCES, sizeof(event))
+            or not spsc_init(&p.queues.asks, ASKS, sizeof(event))):
         plane_free(p)
         return NULL
     return p
@@ -80,6 +85,7 @@ cdef void plane_free(plane *p) noexcept nogil:
     spsc_destroy(&p.queues.control)
     spsc_destroy(&p.queues.notices)
     spsc_destroy(&p.queues.sources)
+    spsc_destroy(&p.queues.asks)
     free(p)
 
 
@@ -116,7 +122,7 @@ cdef void plane_receive(plane *p, int64_t now, uint16_t port, const addr *source
     cdef uint8_t kind = p.ports[port].kind if port < PLANE_PORTS else <uint8_t>PORT_CLOSED
     if kind == PORT_RTP:
         if rtcp_is(data, n):
-            receive_rtcp(p, now, p.ports[port].track, source, data, n)
+            receive_rtcp(p, now, port, p.ports[port].track, source, data, n)
         else:
             receive_rtp(p, now, p.ports[port].track, source, data, n)
     elif kind == PORT_HOP:
@@ -127,9 +133,9 @@ cdef void plane_receive(plane *p, int64_t now, uint16_t port, const addr *source
         else:
             receive_handshake(p, now, port, source, data, n)
     elif kind == PORT_RTCP:
-        receive_rtcp(p, now, p.ports[port].track, source, data, n)
+        receive_rtcp(p, now, port, p.ports[port].track, source, data, n)
     elif kind == PORT_EGRESS:
-        p.stats.receiver_reports += 1
+        receive_feedback(p, now, source, data, n)
     else:
         p.stats.unknown_port += 1
 
@@ -145,6 +151,7 @@ cdef inline bint follow(plane *p, int64_t now, plane_track *k, const addr *sourc
     elif g.ssrc == ssrc:
         return True
     g.ssrc = ssrc
+    g.credit = 0
     g.report_due = True
     g.stats.sources += 1
     if new_event(p, &p.queues.sources, &p.stats.sources_dropped, now, EVENT_SOURCE, k.t.id, ssrc, source, 0) != NULL:
@@ -171,6 +178,7 @@ cdef void receive_rtp(plane *p, int64_t now, plane_track *k, const addr *source,
         g.stats.other_source += 1
         return
     g.last = now
+    g.credit += n
     memset(&header, 0, sizeof(header))
     if rtp_unwrap_apply(&g.unwrap, h.ssrc, h.seq, &header.seq) == RTP_UNWRAP_HELD:
         g.stats.held += 1
@@ -184,6 +192,7 @@ cdef void receive_rtp(plane *p, int64_t now, plane_track *k, const addr *source,
         if ahead > 0:
             g.highest = header.seq
             header.gap = <uint8_t>min(ahead - 1, 255)
+    header.flags |= ingest_flags(g, data, &h)
     g.stats.packets += 1
     g.stats.bytes += n
     forward(p, now, k, &header, data, <uint16_t>n)
@@ -212,8 +221,8 @@ cdef inline void forward(plane *p, int64_t now, plane_track *k, inner *header, c
     slab_unref(p.pool, body)
 
 
-cdef void receive_rtcp(plane *p, int64_t now, plane_track *k, const addr *source, const uint8_t *data,
-                       size_t n) noexcept nogil:
+cdef void receive_rtcp(plane *p, int64_t now, uint16_t port, plane_track *k, const addr *source,
+                       const uint8_t *data, size_t n) noexcept nogil:
     """Keeps the sender report. An encoder's first one comes before its first packet, when nobody is followed yet, and
     without it players cannot align the tracks for the next 5 s."""
     cdef ingest *g = &k.source
@@ -231,6 +240,7 @@ cdef void receive_rtcp(plane *p, int64_t now, plane_track *k, const addr *source
     g.stats.reports += 1
     g.report = report
     g.reporter = source[0]
+    g.reporter_port = port
     g.reported = True
     if g.latched:
         tell_report(p, now, k)
@@ -251,6 +261,29 @@ cdef void tell_report(plane *p, int64_t now, plane_track *k) noexcept nogil:
     header.flags = INNER_RTCP
     header.seq = g.highest
     forward(p, now, k, &header, data, n)
+
+
+cdef void receive_feedback(plane *p, int64_t now, const addr *source, const uint8_t *data, size_t n) noexcept nogil:
+    """Receivers' RTCP ends here; what it asks of a key frame is passed on if it comes from where the egress sends to."""
+    cdef uint32_t ssrcs[RTCP_ASKS_MAX]
+    cdef rtcp_sr report
+    cdef bint has_report, bye
+    cdef egress *e
+    cdef int i
+    if rtcp_parse(data, n, &report, &has_report, &bye) != RTCP_OK:
+        p.stats.receiver_not_rtcp += 1
+        return
+    p.stats.receiver_reports += 1
+    for i in range(rtcp_key_asks(data, n, ssrcs)):
+        e = egress_find(&p.egresses, ssrcs[i])
+        if e == NULL or not (addr_same_host(&e.to, source) or addr_same_host(&e.rtcp_to, source)):
+            p.stats.receiver_unknown += 1
+            continue
+        p.stats.receiver_asks += 1
+        if e.asked == 0 or now - e.asked >= ASK_INTERVAL:
+            e.asked = now
+            if new_event(p, &p.queues.asks, &p.stats.asks_dropped, now, EVENT_KEY_ASKED, e.track, 0, source, n) != NULL:
+                spsc_commit(&p.queues.asks)
 
 
 cdef void receive_handshake(plane *p, int64_t now, uint16_t port, const addr *source, const uint8_t *data,
@@ -457,6 +490,11 @@ cdef inline void apply_track(plane *p, command *c) noexcept nogil:
     if c.op == OP_PORT:
         p.ports[c.a].kind = <uint8_t>c.b
         p.ports[c.a].track = k
+        if c.b == PORT_RTP:
+            k.source.rtp_port = <uint16_t>c.a
+        elif c.b == PORT_RTCP:
+            k.source.rtcp_port = <uint16_t>c.a
+            k.source.has_rtcp_port = True
     elif c.op == OP_TRACK_ADD:
         k.t.timer.kind = TIMER_TRACK
         k.t.timer.owner = &k.t
@@ -474,11 +512,13 @@ cdef inline void apply_track(plane *p, command *c) noexcept nogil:
     elif c.op == OP_EGRESS_ADD:
         e.next = k.t.egresses
         k.t.egresses = e
+        egress_table_add(&p.egresses, e)
     else:
         at = &k.t.egresses
         while at[0] != e:
             at = &at[0].next
         at[0] = e.next
+        egress_table_remove(&p.egresses, e)
         free(e)
 
 
@@ -555,6 +595,8 @@ cdef inline void apply_link(plane *p, int64_t now, command *c) noexcept nogil:
         hop_send_control(<hop *>c.target, now, <uint8_t>o.port, &o.to if o.has_address else NULL, o.data, o.len,
                          o.pad_to)
         free(o)
+    elif c.op == OP_FEEDBACK:
+        ingest_feedback(&k.source, &p.tx, p.pool, <int>c.a, <uint64_t>c.b << 32 | c.c)
     else:
         gate_set_secret(p.gate, <const uint8_t *>c.ptr)
         free(c.ptr)

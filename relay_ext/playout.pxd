@@ -17,6 +17,7 @@ ctypedef struct track_stats:
     uint64_t late             # came after their deadline
     uint64_t duplicate
     uint64_t malformed        # not RTP
+    uint64_t key_frames       # whose beginning was released
     uint64_t resets           # jumps of the origin sequence that emptied the ring
     uint64_t no_memory
     uint64_t relayed          # that came from a peer and were sent on to others
@@ -37,6 +38,7 @@ ctypedef struct track:
     slab_pool *pool
     egress *egresses
     origin_clock clock
+    bint broken               # something was given up since the last key frame, of a track that has such
     int64_t released          # ns, origin time of the packet last released
     int64_t last_origin       # ns, to unwrap the inner header's 32 bits
     delay_floor floor         # what deadlines count from

@@ -14,12 +14,15 @@ from libc.string cimport memset
 from relay_ext.delay cimport (
     delay_floor_add, delay_floor_get, delay_histogram_add, delay_line_add, delay_quantile, delay_samples)
 from relay_ext.egress cimport egress_send
-from relay_ext.inner cimport INNER_TIME_NS, serial_diff
+from relay_ext.inner cimport INNER_FRAME_START, INNER_KEY, INNER_TIME_NS, serial_diff
 from relay_ext.ring cimport (
     RING_CAPACITY, RING_DUPLICATE, RING_LATE, RING_NO_MEMORY, RING_PART, RING_RESET, ring_destroy, ring_init,
     ring_insert, ring_next_held, ring_release, ring_reset, ring_skip, slot)
 from relay_ext.rtp cimport RTP_OK, rtcp_parse, rtcp_sr, rtp_header, rtp_parse
 from relay_ext.timer cimport timer_cancel, timer_schedule
+
+cdef enum:
+    KEY_START = INNER_KEY | INNER_FRAME_START
 
 cdef int64_t REORDER_WAIT = 20000000       # ns; what the origin reports as missing is waited for this long
 cdef int64_t ROUND_WAIT = 30000000         # ns; a round of repair is the RTT and so much: reports every 10 ms, of which some are lost
@@ -46,6 +49,7 @@ cdef void track_restart(track *t) noexcept nogil:
     memset(&t.line, 0, sizeof(t.line))
     memset(&t.delays, 0, sizeof(t.delays))
     t.clock.known = False
+    t.broken = False
     while e != NULL:
         e.rebase = True
         e = e.next
@@ -127,12 +131,16 @@ cdef inline void give_up(track *t, uint32_t seq) noexcept nogil:
     """What is missing before `seq` is not waited for any more."""
     if t.ring.started:
         t.stats.lost += <uint32_t>serial_diff(seq, t.ring.next)
+        t.broken = t.stats.key_frames > 0
     ring_skip(&t.ring, seq)
 
 
 cdef inline void release(track *t, int64_t now, slot *s) noexcept nogil:
     if not t.ring.started or s.seq != t.ring.next:
         give_up(t, s.seq)
+    if s.flags & KEY_START == KEY_START:
+        t.stats.key_frames += 1
+        t.broken = False
     send(t, now, s)
     t.released = s.origin
     ring_release(&t.ring, s)

@@ -59,13 +59,22 @@ cdef int rtcp_parse(const uint8_t *p, size_t n, rtcp_sr *sr, bint *has_sr, bint 
 cdef size_t rtcp_build_sr(uint8_t *out, const rtcp_sr *sr, const uint8_t *cname,
                           size_t cname_len) noexcept nogil
 
+# The SSRCs of which a compound asks for a key frame, by picture loss indication or full intra request; how many,
+# at most RTCP_ASKS_MAX, the others are passed over. The compound is one that rtcp_parse() took.
+cdef enum:
+    RTCP_ASKS_MAX = 16
+cdef int rtcp_key_asks(const uint8_t *p, size_t n, uint32_t *ssrcs) noexcept nogil
+
 # Feedback to a sender, to go behind a report in a compound packet or alone (RFC 5506). Bytes written.
 cdef enum:
+    RTCP_RR_SIZE = 28     # bytes: empty receiver report, and SDES with the CNAME
     RTCP_PLI_SIZE = 12
     RTCP_FIR_SIZE = 20
     RTCP_REMB_SSRCS = 255 # at most
     RTCP_REMB_MAX = 1040  # bytes: REMB for as many
 
+# What a compound begins with: an empty receiver report, and SDES; the CNAME is the SSRC in hexadecimal.
+cdef size_t rtcp_build_rr(uint8_t *out, uint32_t sender) noexcept nogil
 # Picture loss indication, RFC 4585 section 6.3.1.
 cdef size_t rtcp_build_pli(uint8_t *out, uint32_t sender, uint32_t media) noexcept nogil
 # Full intra request, RFC 5104 section 4.3.1; `command` goes up by one for each that is not a repetition.

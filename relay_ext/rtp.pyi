@@ -54,6 +54,12 @@ def parse_rtcp(packet: bytes | memoryview) -> Rtcp:
 def build_sr(report: SenderReport, cname: bytes) -> bytes:
     """A sender report and an SDES with the CNAME. Raises ValueError for a CNAME over 255 bytes."""
 
+def key_asks(packet: bytes | memoryview) -> list[int]:
+    """The SSRCs, 16 at most, of which a compound packet asks for a key frame. Raises Refused."""
+
+def build_rr(sender: int) -> bytes:
+    """An empty receiver report (RFC 3550 section 6.4.2), and SDES with the SSRC in hexadecimal as CNAME."""
+
 def build_pli(sender: int, media: int) -> bytes:
     """A picture loss indication from one SSRC on another, RFC 4585 section 6.3.1."""
 

@@ -146,13 +146,8 @@ cdef int rtcp_parse(const uint8_t *p, size_t n, rtcp_sr *sr, bint *has_sr, bint 
 
 cdef size_t rtcp_build_sr(uint8_t *out, const rtcp_sr *sr, const uint8_t *cname,
                           size_t cname_len) noexcept nogil:
-    cdef uint8_t *sdes = out + RTCP_SR_SIZE
-    cdef size_t size
     if cname_len > 255:
         return 0
-    # SSRC, item type, length, text, and one to four zeros that end the list on a word.
-    size = RTCP_HEADER + 4 + ((2 + cname_len) // 4 + 1) * 4
-    memset(out, 0, RTCP_SR_SIZE + size)
     out[0] = 0x80
     out[1] = RTCP_SR
     put16(out + 2, RTCP_SR_SIZE // 4 - 1)
@@ -162,14 +157,34 @@ cdef size_t rtcp_build_sr(uint8_t *out, const rtcp_sr *sr, const uint8_t *cname,
     put32(out + 16, sr.rtp_timestamp)
     put32(out + 20, sr.packets)
     put32(out + 24, sr.octets)
-    sdes[0] = 0x81
-    sdes[1] = RTCP_SDES
-    put16(sdes + 2, <uint16_t>(size // 4 - 1))
-    put32(sdes + 4, sr.ssrc)
-    sdes[8] = 1  # CNAME
-    sdes[9] = <uint8_t>cname_len
-    memcpy(sdes + 10, cname, cname_len)
-    return RTCP_SR_SIZE + size
+    return RTCP_SR_SIZE + build_sdes(out + RTCP_SR_SIZE, sr.ssrc, cname, cname_len)
+
+
+cdef size_t build_sdes(uint8_t *out, uint32_t ssrc, const uint8_t *cname, size_t cname_len) noexcept nogil:
+    # SSRC, item type, length, text, and one to four zeros that end the list on a word.
+    cdef size_t size = RTCP_HEADER + 4 + ((2 + cname_len) // 4 + 1) * 4
+    memset(out, 0, size)
+    out[0] = 0x81
+    out[1] = RTCP_SDES
+    put16(out + 2, <uint16_t>(size // 4 - 1))
+    put32(out + 4, ssrc)
+    out[8] = 1  # CNAME
+    out[9] = <uint8_t>cname_len
+    memcpy(out + 10, cname, cname_len)
+    return size
+
+
+cdef size_t rtcp_build_rr(uint8_t *out, uint32_t sender) noexcept nogil:
+    cdef uint8_t cname[8]
+    cdef int i, digit
+    for i in range(8):
+        digit = sender >> (28 - 4 * i) & 15
+        cname[i] = <uint8_t>(digit + (48 if digit < 10 else 87))
+    out[0] = 0x80
+    out[1] = RTCP_RR
+    put16(out + 2, 1)
+    put32(out + 4, sender)
+    return 8 + build_sdes(out + 8, sender, cname, 8)
 
 
 cdef enum:  # formats of payload-specific feedback
@@ -179,6 +194,24 @@ cdef enum:  # formats of payload-specific feedback
 
 cdef enum:
     REMB_MANTISSA = 0x3FFFF  # 18 bits
+
+
+cdef int rtcp_key_asks(const uint8_t *p, size_t n, uint32_t *ssrcs) noexcept nogil:
+    cdef size_t at = 0, end, entry
+    cdef int count = 0
+    while at < n:
+        end = at + 4 * (<size_t>get16(p + at + 2) + 1)
+        if p[at + 1] == RTCP_PSFB and p[at] & 31 == PSFB_PLI and count < RTCP_ASKS_MAX:
+            ssrcs[count] = get32(p + at + 8)
+            count += 1
+        elif p[at + 1] == RTCP_PSFB and p[at] & 31 == PSFB_FIR:
+            entry = at + 12
+            while entry + 8 <= end and count < RTCP_ASKS_MAX:
+                ssrcs[count] = get32(p + entry)
+                count += 1
+                entry += 8
+        at = end
+    return count
 
 
 cdef size_t psfb_header(uint8_t *out, int layout, size_t size, uint32_t sender, uint32_t media) noexcept nogil:
@@ -418,6 +451,17 @@ def build_sr(report, bytes cname not None):
     if n == 0:
         raise ValueError(f"a CNAME has at most 255 bytes, not {len(cname)}")
     return (<const char *>out)[:n]
+
+
+def key_asks(const uint8_t[::1] packet not None):
+    cdef uint32_t ssrcs[RTCP_ASKS_MAX]
+    parse_rtcp(packet)
+    return [ssrcs[i] for i in range(rtcp_key_asks(&packet[0], packet.shape[0], ssrcs))]
+
+
+def build_rr(uint32_t sender):
+    cdef uint8_t out[RTCP_RR_SIZE]
+    return (<const char *>out)[:rtcp_build_rr(out, sender)]
 
 
 def build_pli(uint32_t sender, uint32_t media):

@@ -48,6 +48,7 @@ cdef list events_of(plane *p):
     drain(&p.queues.control, out)
     drain(&p.queues.notices, out)
     drain(&p.queues.sources, out)
+    drain(&p.queues.asks, out)
     return out
 
 
@@ -71,6 +72,7 @@ cdef dict plane_state(plane *p):
 cdef dict track_state(plane_track *k):
     out = dict(k.t.stats)
     out["held"] = k.t.ring.held
+    out["broken"] = bool(k.t.broken)
     out["ssrc"] = k.t.ssrc
     out["added_delay_ns"] = k.t.added_delay
     out["target_ns"] = track_target(&k.t)

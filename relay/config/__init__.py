@@ -15,6 +15,7 @@ from relay.config.model import (
     Config,
     EgressConfig,
     EngineConfig,
+    FleetConfig,
     HopConfig,
     IngestConfig,
     Kind,
@@ -36,6 +37,7 @@ __all__ = [
     "Config",
     "EgressConfig",
     "EngineConfig",
+    "FleetConfig",
     "HopConfig",
     "IngestConfig",
     "Kind",
@@ -72,6 +74,8 @@ def parse(text: str, environ: Mapping[str, str]) -> Config:
     reader = Reader()
     document = reader.override(Config, document, environ)
     config = reader.table(Table(Config), "", document)
+    if "fleet" in document and "hop" not in document:
+        reader.wrong("fleet", "a fleet without hops", "[hop] as well, or no [fleet]")
     _check_egress(reader, config, hop_given="hop" in document)
     _check_sockets(reader, config)
     if reader.problems:
@@ -104,7 +108,7 @@ def _each(owner: Any, name: str) -> list[tuple[int, Any]]:
 def _check_egress(reader: Reader, config: Any, *, hop_given: bool) -> None:
     """Every stream that leaves has a way in, and the tracks that it sends."""
     ingests = {ingest.stream: ingest for _, ingest in _each(config.ingest, "rtp")}
-    may_come_by_hop = hop_given and (config.hop is None or config.hop.peers != ())
+    may_come_by_hop = hop_given and (config.hop is None or config.hop.peers != () or config.fleet is not None)
     for i, egress in _each(config.egress, "rtp"):
         ingest = ingests.get(egress.stream)
         path = f"egress.rtp[{i}]"

@@ -192,6 +192,11 @@ CODEC = matching(
 )
 # With the marker bit, payload types 64 to 95 look like RTCP packet types (RFC 5761 section 4).
 PAYLOAD_TYPE = whole(0, 127, besides=range(64, 96), unit="(those look like RTCP)")
+AUTHORITY_KEY = Scalar(
+    "an Ed25519 public key: 32 bytes in base64, as `relay fleet init` prints it",
+    lambda value: parse_key(string(value)),
+    hidden=True,
+)
 PUBLIC_KEY = Scalar(
     "an X25519 public key: 32 bytes in base64, as `relay pubkey` prints it",
     lambda value: parse_key(string(value)),

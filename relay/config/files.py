@@ -1,11 +1,14 @@
-"""The files of a configuration: the file itself, the private key, SDP descriptions."""
+"""The files of a configuration: the file itself, the private key, SDP descriptions, what the fleet's key has
+signed."""
 
+import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from relay.config import Config, HopConfig, parse, track_missing
+from relay.config import Config, FleetConfig, HopConfig, parse, track_missing
+from relay.core import record
 from relay.core.keys import parse_key
 from relay.core.noise import diffie_hellman, public_key
 from relay.errors import ConfigError, Problem
@@ -45,7 +48,56 @@ def read_private_key(path: Path) -> bytes:
 
 def check_files(config: Config, parse_sdp: Callable[[str], Sdp]) -> tuple[Problem, ...]:
     """What is wrong with the files that a configuration names. `parse_sdp` raises ValueError for bad text."""
-    return (*(_check_key(config.hop) if config.hop else ()), *_check_sdp(config, parse_sdp))
+    return (
+        *(_check_key(config.hop) if config.hop else ()),
+        *(_check_fleet(config, config.fleet) if config.fleet else ()),
+        *_check_sdp(config, parse_sdp),
+    )
+
+
+def read_statement(path: Path, kind: str, expected: str) -> bytes:
+    """The signed bytes in a file: of a "record", or of the list of "revocations". Raises ConfigError."""
+    try:
+        packed = record.from_text(_read_text(path, expected))
+        (record.decode_record if kind == "record" else record.decode_revocations)(packed)
+    except record.RecordError as error:
+        raise ConfigError([Problem(str(path), f"no {kind} in it", expected)]) from error
+    return packed
+
+
+def _check_fleet(config: Config, fleet: FleetConfig) -> Iterator[Problem]:
+    state_dir = config.node.state_dir
+    if not os.access(state_dir, os.W_OK | os.X_OK):
+        expected = f"a directory to keep revocations in: mkdir -p {state_dir}, owned by the node's user"
+        yield Problem("node.state_dir", f"{state_dir}, where nothing can be written", expected)
+    files = ("record", fleet.record_file, "sign"), ("revocations", fleet.revocations_file, "revoke")
+    for kind, path, command in files:
+        if path is None:
+            continue
+        where, expected = f"fleet.{kind}_file", f"what `relay fleet {command}` writes"
+        try:
+            packed = read_statement(path, kind, expected)
+            record.verify(fleet.authority_key, packed)
+        except ConfigError as error:
+            yield from (Problem(where, f"{p.path}: {p.found}", p.expected) for p in error.problems)
+        except record.RecordError:
+            yield Problem(where, f"{path}, signed by another key", "one signed by fleet.authority_key")
+        else:
+            if kind == "record":
+                yield from _check_record(config, where, record.decode_record(packed))
+
+
+def _check_record(config: Config, where: str, own: record.Record) -> Iterator[Problem]:
+    node = config.node
+    for found, expected in (own.name, node.name), (own.region, node.region):
+        if found != expected:
+            yield Problem(where, f"a record of {found}", f"one of {expected}")
+    try:
+        key = public_key(read_private_key(config.hop.key_file)) if config.hop else own.public_key
+    except ConfigError:
+        return  # reported already
+    if own.public_key != key:
+        yield Problem(where, "a record of another key", "one of hop.key_file's public key")
 
 
 def _check_key(hop: HopConfig) -> Iterator[Problem]:

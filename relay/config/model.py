@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from relay.config.checks import (
     ADDRESS,
+    AUTHORITY_KEY,
     CODEC,
     DIRECTORY,
     FILE,
@@ -77,6 +78,19 @@ class HopConfig:
     budget_ms: Annotated[int, whole(20, 5000, "(ms)")] = 200
     max_overhead: Annotated[float, real(0, 3)] = 1.0
     peers: Annotated[tuple[PeerConfig, ...], Array(Table(PeerConfig))] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetConfig:
+    """`[fleet]`: nodes that are trusted on the word of the fleet's key.
+
+    `max_peers` bounds those that have called so and are in no `[[hop.peers]]`.
+    """
+
+    authority_key: Annotated[bytes, AUTHORITY_KEY]
+    record_file: Annotated[Path | None, FILE] = None
+    revocations_file: Annotated[Path | None, FILE] = None
+    max_peers: Annotated[int, whole(1, 4096)] = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +176,7 @@ class Config:
 
     node: Annotated[NodeConfig, Table(NodeConfig)]
     hop: Annotated[HopConfig | None, Table(HopConfig)] = None
+    fleet: Annotated[FleetConfig | None, Table(FleetConfig)] = None
     engine: Annotated[EngineConfig, Table(EngineConfig)] = EngineConfig()
     ops: Annotated[OpsConfig, Table(OpsConfig)] = OpsConfig()
     web: Annotated[WebConfig | None, Table(WebConfig)] = None

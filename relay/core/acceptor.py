@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from relay.core.actions import Action, Address
-from relay.core.handshake import HandshakeError, Identity, Local, identify
+from relay.core.handshake import Caller, HandshakeError, Identity, Local, identify
 from relay.core.session import Peer, Session
 from relay.wire.hop import Initiation, Response, decode_handshake
 from relay.wire.messages import WireError
@@ -13,10 +13,14 @@ from relay.wire.messages import WireError
 
 class Acceptor:
     """One a node. Indices are random, not zero, and unique among all sessions. `drops` counts what
-    reached no session, by reason."""
+    reached no session, by reason.
+
+    `admit`, if set, is called with every caller before its session is looked up: it may add one, or raise
+    HandshakeError."""
 
     def __init__(self, identity: Identity, random_bytes: Callable[[int], bytes]) -> None:
         self.drops: Counter[str] = Counter()
+        self.admit: Callable[[int, Caller], None] | None = None
         self._identity = identity
         self._random_bytes = random_bytes
         self._peers: dict[bytes, Session] = {}
@@ -42,6 +46,10 @@ class Acceptor:
     def remove(self, public_key: bytes) -> list[Action]:
         """Ends the session with this peer. Raises KeyError when there is none."""
         return self._peers.pop(public_key).close()
+
+    def knows(self, public_key: bytes) -> bool:
+        """Whether there is a session for the peer with this key."""
+        return public_key in self._peers
 
     def session(self, local_index: int) -> Session | None:
         """The session that an index belongs to; None when its keys have been dropped."""
@@ -69,6 +77,8 @@ class Acceptor:
         parts = decode_handshake(datagram)
         if isinstance(parts, Initiation):
             caller = identify(self._identity, parts, len(datagram))
+            if self.admit is not None:
+                self.admit(now_ns, caller)
             session = self._peers.get(caller.public)
             if session is None:
                 raise HandshakeError("unknown peer")

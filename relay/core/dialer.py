@@ -151,7 +151,7 @@ class Dialer:
             instance=identity.instance,
             number=self.initiations & MASK,
             path=self._path,
-            name=identity.name,
+            name=identity.spoken_name,
             ciphers=identity.ciphers,
             record=identity.record,
         )

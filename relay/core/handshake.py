@@ -32,9 +32,9 @@ class HandshakeError(ValueError):
         self.reason = reason
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Identity:
-    """What this node is to its peers, for the life of the process."""
+    """What this node is to its peers. Only `record` may change: the next handshake carries the new one."""
 
     static: bytes = field(repr=False)
     """X25519 private key, 32 bytes."""
@@ -42,9 +42,14 @@ class Identity:
     """Random 64 bits, drawn at the start of the process."""
     name: str
     record: bytes = b""
-    """Signed node record, or nothing."""
+    """Signed node record (core/record.py), or nothing."""
     ciphers: tuple[int, ...] = (hop.CIPHER_CHACHA20_POLY1305,)
     """What this node takes, the fastest here first; ChaCha20-Poly1305 is always among them."""
+
+    @property
+    def spoken_name(self) -> str:
+        """The name beside the record: none where that says it, for both would not fit the payload."""
+        return "" if self.record else self.name
 
     @cached_property
     def public(self) -> bytes:
@@ -150,7 +155,7 @@ def finish(noise: Initiator, offered: Hello, response: hop.Response) -> tuple[He
 # --- the responder ---
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Caller:
     """An initiation that has been opened as far as the caller's static key."""
 
@@ -158,9 +163,15 @@ class Caller:
     remote_index: int
     noise: Responder
     datagram_bytes: int
+    _hello: Hello | None = field(default=None, init=False, repr=False)
 
     def hello(self) -> Hello:
-        """What the caller says, now authenticated. To be called once. Raises HandshakeError."""
+        """What the caller says, now authenticated. Raises HandshakeError."""
+        if self._hello is None:
+            self._hello = self._read()
+        return self._hello
+
+    def _read(self) -> Hello:
         try:
             return hop.decode_hello(self.noise.read_payload())
         except NoiseError as error:
@@ -207,7 +218,7 @@ def respond(
         instance=identity.instance,
         number=heard.number,
         path=heard.path,
-        name=identity.name,
+        name=identity.spoken_name,
         versions=(version,),
         ciphers=(cipher,),
         record=identity.record,

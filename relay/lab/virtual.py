@@ -18,6 +18,19 @@ def no_file(path: Path) -> str:
     raise FileNotFoundError(path)
 
 
+class MemoryStore:
+    """What a node keeps over its restarts, where there is no file."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def load(self) -> str:
+        return self.text
+
+    def save(self, text: str) -> None:
+        self.text = text
+
+
 class VirtualNode:
     """A node at `host` on a Network. What is random comes from the seed, so that a run can be repeated.
 
@@ -36,6 +49,8 @@ class VirtualNode:
         slabs: int = control.DEFAULT_SLABS,
         now_ns: int = 0,
         ciphers: tuple[int, ...] = (CIPHER_CHACHA20_POLY1305,),
+        read: Callable[[Path], str] = no_file,
+        store: MemoryStore | None = None,
     ) -> None:
         self.network = network
         self.host = host
@@ -53,7 +68,9 @@ class VirtualNode:
             static=static,
             random_bytes=self.random_bytes,
             resolve=lambda host, port: ((host, port),),
-            read=no_file,
+            read=read,
+            store=store or MemoryStore(),
+            wall_clock=lambda: 0.0,
             ciphers=ciphers,
         )
         if config.hop is not None:

@@ -35,6 +35,8 @@ class TrackSource:
     """RTP, and RTCP that is multiplexed with it."""
     rtcp_port: int
     """RTCP of its own; `listen`'s where the two are always multiplexed."""
+    fir: bool = False
+    """Its encoder is asked for key frames by FIR, not by PLI."""
 
 
 def format_of(track: messages.Track) -> TrackFormat:
@@ -59,6 +61,7 @@ def sources_of(ingest: RtpIngest, read: Callable[[Path], str]) -> tuple[TrackSou
             TrackFormat(m.kind, m.codec, m.payload_type, int(m.codec.split("/")[1]), m.fmtp or ""),
             Address(_listener(m.address), m.port),
             m.rtcp_port,
+            m.fir,
         )
         for m in sdp.parse(read(ingest.sdp)).media
     )

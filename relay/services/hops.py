@@ -70,7 +70,16 @@ class Hop:
     receive_budget_ms: int = 0
     params: tuple[float, int, int] | None = None
     """What the packet machine was last told: ratio and budgets."""
+    revocations_s: int = 0
+    """When the list of revoked keys was issued that both ends have from one another; 0: none yet."""
     drops: Counter[str] = field(default_factory=Counter)
+    target_bps: float | None = None
+    """Bits a second that it can carry, repair included; None: not known."""
+
+    @property
+    def media_bps(self) -> float | None:
+        """What proactive repair leaves of the target."""
+        return None if self.target_bps is None else self.target_bps / (1 + (self.params or (0.0, 0, 0))[0])
 
     @property
     def key(self) -> bytes:

@@ -17,12 +17,14 @@ from relay.core.noise import public_key
 from relay.errors import RelayError
 from relay.media.rtp import TrackSource, sources_of
 from relay.services import status
+from relay.services.feedback import Feedback
 from relay.services.hops import Hop, Hops
+from relay.services.members import Members, Store
 from relay.services.shards import Shards
 from relay.services.streams import Streams
 from relay.services.tracks import Ports
 from relay.wire.hop import CIPHER_CHACHA20_POLY1305
-from relay.wire.messages import Message
+from relay.wire.messages import KeyFrameRequest, Message, RevocationList
 from relay_ext import control
 
 HOP_PORT = 0
@@ -36,7 +38,8 @@ Egresses = dict[str, tuple[RtpDestination, ...]]
 
 class Machine:
     """`static` is the node's private key, None for a plain forwarder, whose configuration has no `[hop]`;
-    `ciphers` are those that it takes, the fastest on this machine first."""
+    `ciphers` are those that it takes, the fastest on this machine first. `wall_clock` gives seconds since
+    1970, for warnings alone."""
 
     def __init__(
         self,
@@ -48,6 +51,8 @@ class Machine:
         random_bytes: Callable[[int], bytes],
         resolve: Resolve,
         read: Callable[[Path], str],
+        store: Store,
+        wall_clock: Callable[[], float],
         ciphers: tuple[int, ...] = (CIPHER_CHACHA20_POLY1305,),
     ) -> None:
         self.shards = shards
@@ -72,6 +77,7 @@ class Machine:
             directory=self.directory,
         )
         self.hops: Hops | None = None
+        self.members: Members | None = None
         if config.hop is not None and static is not None:
             instance = int.from_bytes(random_bytes(8), "big")
             identity = Identity(static, instance, config.node.name, ciphers=ciphers)
@@ -86,9 +92,22 @@ class Machine:
                 on_state=self._on_state,
             )
             self.streams.attach(self.hops)
+            if config.fleet is not None:
+                self.members = Members(
+                    config.fleet,
+                    identity,
+                    self.hops,
+                    store=store,
+                    read=read,
+                    wall_clock=wall_clock,
+                    remove=self._remove_hop,
+                )
+        self.feedback = Feedback(shards, self.streams, self.hops)
 
     def start(self, now_ns: int) -> None:
         """Do what the configuration says. Raises OSError and RelayError for what cannot be had."""
+        if self.members is not None:
+            self.members.start(now_ns)
         self.reload(now_ns, self._config)
 
     def reload(self, now_ns: int, config: Config) -> None:
@@ -99,6 +118,8 @@ class Machine:
         """
         ingests = {i.stream: (i.latency_ms, sources_of(i, self._read)) for i in config.ingest.rtp}
         egresses = self._resolve_egresses(config)
+        if self.members is not None and config.fleet is not None:
+            self.members.reload(now_ns, config.fleet)
         self._apply_ingests(now_ns, ingests)
         for name in self._egresses.keys() | egresses.keys():
             if self._egresses.get(name) != egresses.get(name):
@@ -150,6 +171,8 @@ class Machine:
         self._peers = peers
 
     def _add_peer(self, now_ns: int, peer: PeerConfig, addresses: Sequence[tuple[str, int]]) -> None:
+        if self.members is not None and not self.members.configured(now_ns, peer.name, peer.public_key):
+            return
         if self.hops is not None:
             self.hops.add(now_ns, peer.name, peer.region, peer.public_key, addresses)
             if peer.addresses and not addresses:
@@ -157,10 +180,14 @@ class Machine:
 
     def _remove_peer(self, now_ns: int, peer: PeerConfig) -> None:
         hop = self.hops.named(peer.name) if self.hops else None
-        if self.hops is not None and hop is not None:
-            self.streams.remove_peer(now_ns, hop)
-            self.hops.remove(now_ns, hop)
+        if hop is not None and hop.session.peer.public_key == peer.public_key:  # no member of the same name
+            self._remove_hop(now_ns, hop)
         self.unresolved = [p for p in self.unresolved if p != peer]
+
+    def _remove_hop(self, now_ns: int, hop: Hop) -> None:
+        assert self.hops is not None
+        self.streams.remove_peer(now_ns, hop)
+        self.hops.remove(now_ns, hop)
 
     def resolved(self, now_ns: int, peer: PeerConfig, addresses: Sequence[tuple[str, int]]) -> None:
         """The name of a peer that was in `unresolved` has addresses now."""
@@ -173,19 +200,36 @@ class Machine:
     def handle(self, now_ns: int, e: control.Event) -> None:
         if e.kind == control.EVENT_SOURCE:
             self.streams.on_source(e.a, e.b, e.address)
+        elif e.kind == control.EVENT_KEY_ASKED:
+            self.feedback.on_asked(now_ns, e.a)
+        elif e.kind == control.EVENT_KEY_WANTED:
+            self.feedback.on_dropped(now_ns, e.a, e.b >> 8, e.b & 0xFF)
         elif self.hops is not None:
             self.hops.handle(now_ns, e)
 
     def poll(self, now_ns: int) -> int:
         """Do what is due; returns the next deadline in ns."""
-        deadline = self.streams.poll(now_ns)
-        return min(deadline, self.hops.poll(now_ns)) if self.hops else deadline
+        deadlines = [self.streams.poll(now_ns), self.feedback.poll(now_ns)]
+        if self.members is not None:
+            deadlines.append(self.members.poll(now_ns))
+        if self.hops is not None:
+            deadlines.append(self.hops.poll(now_ns))
+        if self.members is not None and self.members.waits:  # a hop has changed meanwhile
+            return now_ns
+        return min(deadlines)
 
     def _on_message(self, now_ns: int, hop: Hop, message: Message) -> None:
-        self.streams.on_message(now_ns, hop, message)
+        if isinstance(message, KeyFrameRequest):
+            self.feedback.on_request(now_ns, hop, message)
+        elif not isinstance(message, RevocationList):
+            self.streams.on_message(now_ns, hop, message)
+        elif self.members is not None:
+            self.members.on_message(now_ns, hop, message)
 
     def _on_state(self, now_ns: int, hop: Hop, fresh: bool) -> None:
         self.streams.on_state(now_ns, hop, fresh)
+        if self.members is not None:
+            self.members.on_state(now_ns, hop, fresh)
 
     # ---- what it says of itself --------------------------------------------------------------
 
@@ -198,6 +242,9 @@ class Machine:
 
     def hop_statuses(self) -> list[dict[str, Any]]:
         return [status.hop_status(self.shards, hop) for hop in self.hops.hops.values()] if self.hops else []
+
+    def fleet_status(self, now_ns: int) -> dict[str, Any] | None:
+        return self.members.status(now_ns) if self.members else None
 
     def refused_handshakes(self) -> dict[str, int]:
         """Handshake datagrams that reached no session, by reason."""

@@ -81,7 +81,7 @@ def hop_status(shards: Shards, hop: Hop) -> Status:
         else 0.0,
         "proactive_ratio": round(hop.params[0], 4) if hop.params else None,
         "added_delay_ms": {"p50": percentile(delays, 0.5), "p99": percentile(delays, 0.99)},
-        "target_bitrate": None,
+        "target_bitrate": None if hop.target_bps is None else round(hop.target_bps),
         "mtu": hop.session.mtu,
         "paths": [_path_status(path) for path in stats["paths"]],
         "drops": {
@@ -112,6 +112,7 @@ def stream_status(shards: Shards, stream: Stream, node: str) -> Status:
         "source": source,
         "latency_ms": stream.latency_ms,
         "budget_ms": stream.budget_ms or None,
+        "target_bitrate": _target_bitrate(stream),
         "route": _route_status(stream) if stream.candidates else None,
         "path": _path_of(shards, stream, node),
         "asked": stream.asked.name if stream.asked else None,
@@ -119,6 +120,12 @@ def stream_status(shards: Shards, stream: Stream, node: str) -> Status:
         "sent_to": [_publication_status(p) for p in stream.publications.values()],
         "tracks": [_track_status(shards.of(track.id), track) for track in stream.tracks],
     }
+
+
+def _target_bitrate(stream: Stream) -> int | None:
+    """Bits a second that the hop which it is sent over leaves all its tracks together."""
+    targets = [track.target_bps for track in stream.tracks if track.target_bps is not None]
+    return round(sum(targets)) if targets else None
 
 
 def _path_of(shards: Shards, stream: Stream, node: str) -> list[Status]:
@@ -186,8 +193,13 @@ def _track_status(plane: Plane, track: Track) -> Status:
         "duplicate_packets": stats["duplicate"],
         "relayed_packets": stats["relayed"],
         "bitrate_bps": round(track.bitrate_bps),
+        "target_bitrate": None if track.target_bps is None else round(track.target_bps),
+        "key_frames": stats["key_frames"],
+        "key_frame_requests": track.key_requests + ingest["key_requests"],
         "source_changes": ingest["sources"],
         "sender_reports": ingest["reports"],
+        "rate_offers": ingest["rate_offers"],
+        "malformed_payloads": ingest["payload_malformed"],
         "drops": {
             **{reason: ingest[reason] for reason in INGEST_DROPS},
             "malformed": stats["malformed"],

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from relay.config import RtpDestination
+from relay.core.keyframes import PEER, KeyFrames
 from relay.core.routing import Candidate, Choice
 from relay.media.rtp import TrackFormat, TrackSource
 from relay.services.hops import Hop
@@ -18,10 +19,21 @@ class Track:
     id: int
     format: TrackFormat
     alias: int
+    keys: KeyFrames = field(default_factory=lambda: KeyFrames(PEER))
     ports: tuple[int, ...] = ()
+    fir: bool = False
+    """Its encoder is asked for key frames by FIR, not by PLI."""
     egresses: dict[RtpDestination, int] = field(default_factory=dict)
     bytes_seen: int = 0
     bitrate_bps: float = 0.0
+    peak_bps: float = 0.0
+    """The highest bitrate of its source: what it is taken to need."""
+    target_bps: float | None = None
+    """What the hop that it is sent over leaves it; None: not known."""
+    broken_looks: int = 0
+    """For so many looks in a row packets were missing for good and no key frame had come since."""
+    key_requests: int = 0
+    """Key frames asked for of the peer that it comes from."""
 
 
 @dataclass(slots=True)

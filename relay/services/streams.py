@@ -246,6 +246,7 @@ class Streams:
         for stream in self.streams.values():
             for track in stream.tracks:
                 if track.id == track_id:
+                    track.peak_bps = 0.0
                     fields = {"stream": stream.name, "kind": track.format.kind, "ssrc": ssrc}
                     event(logger, logging.INFO, "ingest_source", **fields, host=address[0], port=address[1])
 

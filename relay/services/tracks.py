@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 from relay.config import Address, RtpDestination
+from relay.core.keyframes import ENCODER, KeyFrames
 from relay.media.rtp import TrackFormat, TrackSource, format_of
 from relay.services.hops import Hop
 from relay.services.shards import Shards
 from relay.services.stream import Stream, Track
 from relay.wire.messages import Publish
 from relay_ext import control
+from relay_ext.payload import kind_of
 from relay_ext.shards import shard_of
 
 REORDER_HOLD_US = 20_000
@@ -42,6 +44,7 @@ class Tracks:
         """Listen for every track of a stream. Raises OSError, some of it done."""
         for alias, source in enumerate(sources):
             track = self._new(stream, alias, source.format, REORDER_HOLD_US, shard)
+            track.keys, track.fir = KeyFrames(ENCODER), source.fir
             listeners = {source.listen.port: control.PORT_RTP}
             listeners.setdefault(source.rtcp_port, control.PORT_RTCP)
             for number, kind in listeners.items():
@@ -56,6 +59,8 @@ class Tracks:
             first_seq=int.from_bytes(self._random_bytes(4), "big"),
             payload_type=of.payload_type,
             priority=2 if of.kind == "audio" else 1,
+            kind=kind_of(of.kind, of.codec),
+            ssrc=int.from_bytes(self._random_bytes(4), "big"),
         )
         track = Track(track_id, of, alias)
         stream.tracks.append(track)
@@ -96,9 +101,13 @@ class Tracks:
 
     def measure(self, stream: Stream, elapsed: float) -> None:
         for track in stream.tracks:
-            total = self._shards.of(track.id).track_stats(track.id)["received_bytes"]
-            track.bitrate_bps = (total - track.bytes_seen) * 8 / elapsed
-            track.bytes_seen = total
+            stats = self._shards.of(track.id).track_stats(track.id)
+            flowed = track.bitrate_bps > 0  # else what comes now began in mid-look
+            track.bitrate_bps = (stats["received_bytes"] - track.bytes_seen) * 8 / elapsed
+            track.bytes_seen = stats["received_bytes"]
+            if flowed:
+                track.peak_bps = max(track.peak_bps, track.bitrate_bps)
+            track.broken_looks = track.broken_looks + 1 if stats["broken"] else 0
 
     def attach_egresses(self, stream: Stream, wanted: tuple[RtpDestination, ...]) -> None:
         """Make the egresses what the configuration says, leaving those that are right already."""

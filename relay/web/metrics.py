@@ -42,6 +42,11 @@ def _quantiles(name: str, path: str, help: str) -> tuple[_Spec, ...]:
 NODE = (
     _Spec("relay_node_uptime_seconds", "node.uptime_seconds", "Seconds since the process started."),
     _Spec("relay_node_draining_ratio", "node.draining", "1 while the node refuses new work, else 0."),
+    _Spec(
+        "relay_fleet_record_expiry_seconds",
+        "fleet.record.expires_in_seconds",
+        "Seconds until the node's own record expires; below 0 afterwards.",
+    ),
     _Spec("relay_node_ready_ratio", "ready", "1 while media can flow, else 0."),
 )
 TRACK = (
@@ -70,6 +75,23 @@ TRACK = (
         scale=1e-6,
     ),
     _Spec("relay_track_rate_bytes", "bitrate_bps", "Bytes a second of RTP that come in.", scale=BITS),
+    _Spec(
+        "relay_track_target_rate_bytes",
+        "target_bitrate",
+        "Bytes a second that its hop leaves it.",
+        scale=BITS,
+    ),
+    _Spec("relay_track_key_frames_total", "key_frames", "Key frames that came in."),
+    _Spec(
+        "relay_track_key_frame_requests_total",
+        "key_frame_requests",
+        "Key frames asked for, of the encoder or of the peer.",
+    ),
+    _Spec(
+        "relay_track_malformed_payloads_total",
+        "malformed_payloads",
+        "RTP packets passed on that are not of the track's payload format.",
+    ),
 )
 EGRESS = (
     _Spec("relay_egress_packets_total", "packets", "RTP packets sent, to all destinations together."),

@@ -14,6 +14,7 @@ def render(status: Status) -> str:
     up = _duration(node["uptime_seconds"])
     head = [node["name"], node["region"], f"relay {node['version']}", f"up {up}", state]
     lines = ["  ".join(head), *(f"  {reason}" for reason in status["reasons"])]
+    lines += _fleet(status["fleet"]) if status["fleet"] else []
     streams = status["streams"]
     for table in (_streams(streams), _paths(streams), _routes(streams), _hops(status["hops"])):
         lines += ["", *table] if table else []
@@ -22,6 +23,21 @@ def render(status: Status) -> str:
     if peers := [[p["name"], p["region"], "yes" if p["connected"] else "no"] for p in status["peers"]]:
         lines += ["", *_table(["PEER", "REGION", "CONNECTED"], peers)]
     return "\n".join(_printable(line) for line in lines) + "\n"
+
+
+def _fleet(fleet: Status) -> list[str]:
+    own, revocations = fleet["record"], fleet["revocations"]
+    if own is None:
+        record = "no record"
+    elif own["revoked"]:
+        record = "record REVOKED"
+    elif own["expires_in_seconds"] <= 0:
+        record = f"record EXPIRED {own['expires']}"
+    else:
+        record = f"record until {own['expires']}, {_duration(own['expires_in_seconds'])}"
+    keys = revocations["keys"] if revocations else 0
+    members = f"{len(fleet['members'])} of {fleet['max_peers']} members"
+    return [f"  fleet: {record}; {members}; {keys} revoked"]
 
 
 def _streams(streams: Sequence[Status]) -> list[str]:

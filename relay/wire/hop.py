@@ -216,7 +216,7 @@ class Hello:
     path: int
     """Path id, 0..255."""
     name: str
-    """The node's name."""
+    """The node's name; empty when its record says it."""
     versions: tuple[int, ...] = (VERSION,)
     ciphers: tuple[int, ...] = (CIPHER_CHACHA20_POLY1305,)
     """Best first: the order in which the node measured them to be fast."""
@@ -234,10 +234,11 @@ def encode_hello(hello: Hello, *, pad: bool) -> bytes:
         "i": hello.instance,
         "n": hello.number,
         "p": hello.path,
-        "name": hello.name,
         "v": hello.versions,
         "c": hello.ciphers,
     }
+    if hello.name:
+        fields["name"] = hello.name
     if hello.record:
         fields["record"] = hello.record
     packed: bytes = msgpack.packb(fields)

@@ -49,6 +49,8 @@ class Kind(IntEnum):
     PUBLISH_OK = 2
     PUBLISH_REFUSED = 3
     UNPUBLISH = 4
+    KEY_FRAME_REQUEST = 5
+    REVOCATIONS = 8
     DIGEST = 10
     ANNOUNCE = 11
     ASK = 12
@@ -129,6 +131,24 @@ class Unpublish:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyFrameRequest:
+    """The receiver of a publication needs a key frame of one of its tracks."""
+
+    alias: int
+    epoch: int
+    track: int
+    """The track's alias."""
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationList:
+    """The newest list of revoked keys that the sender has; the receiver checks it and passes it on."""
+
+    signed: bytes
+    """As the fleet's key has signed it (core/record.py)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Digest:
     """The sender is a region, and this is the state of its list of streams (core/directory.py)."""
 
@@ -196,9 +216,11 @@ class Unavailable:
 
 
 Message = (
-    Publish
+    KeyFrameRequest
+    | Publish
     | PublishOk
     | PublishRefused
+    | RevocationList
     | Unpublish
     | Digest
     | Announce
@@ -382,11 +404,26 @@ def _with_reason(make: Callable[[int, int, str], T]) -> Callable[[Fields], T]:
     return parse
 
 
+def _key_frame_request(fields: Fields) -> KeyFrameRequest:
+    return KeyFrameRequest(
+        integer(fields, "alias", 0, U16), integer(fields, "epoch", 0, U8), integer(fields, "track", 0, U8)
+    )
+
+
+def _revocation_list(fields: Fields) -> RevocationList:
+    signed = fields.get("signed")
+    if not isinstance(signed, bytes):
+        raise WireError("signed must be bytes")
+    return RevocationList(signed)
+
+
 _KINDS: dict[type[Message], Kind] = {
+    KeyFrameRequest: Kind.KEY_FRAME_REQUEST,
     Publish: Kind.PUBLISH,
     PublishOk: Kind.PUBLISH_OK,
     PublishRefused: Kind.PUBLISH_REFUSED,
     Unpublish: Kind.UNPUBLISH,
+    RevocationList: Kind.REVOCATIONS,
     Digest: Kind.DIGEST,
     Announce: Kind.ANNOUNCE,
     Ask: Kind.ASK,
@@ -400,6 +437,8 @@ _PARSERS: dict[Kind, Callable[[Fields], Message]] = {
     Kind.PUBLISH_OK: _publish_ok,
     Kind.PUBLISH_REFUSED: _with_reason(PublishRefused),
     Kind.UNPUBLISH: _with_reason(Unpublish),
+    Kind.KEY_FRAME_REQUEST: _key_frame_request,
+    Kind.REVOCATIONS: _revocation_list,
     Kind.DIGEST: lambda fields: Digest(integer(fields, "version", 0, U32), integer(fields, "stamp", 0, U32)),
     Kind.ANNOUNCE: _announce,
     Kind.ASK: lambda fields: Ask(),

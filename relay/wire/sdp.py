@@ -1,8 +1,9 @@
 """SDP for RTP (RFC 8866): what a source's description says about its media, and a description for players.
 
 One payload type a media section, the first on its m= line. Read are c=, m= and the attributes rtpmap, fmtp,
-rtcp (RFC 3605) and rtcp-mux (RFC 5761); everything else is skipped, since it changes nothing about receiving
-RTP. Media that cannot be received as described are an error that names the line, never left out.
+rtcp (RFC 3605), rtcp-mux (RFC 5761) and rtcp-fb (RFC 4585); everything else is skipped, since it changes
+nothing about receiving RTP. Media that cannot be received as described are an error that names the line,
+never left out.
 """
 
 import ipaddress
@@ -50,6 +51,8 @@ class Media:
     """As in a=rtpmap: "H264/90000", "opus/48000/2"."""
     fmtp: str = ""
     """Format parameters as in a=fmtp; empty when there are none."""
+    fir: bool = False
+    """By a=rtcp-fb, key frames are asked for by FIR (RFC 5104) and not by PLI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,7 @@ class _Section:
         self.fmtp = ""
         self.rtcp_port = self.port + 1
         self.multiplexed = False
+        self.feedback: set[str] = set()
 
     def rtpmap(self, line: int, value: str) -> None:
         if (codec := self._own(line, "rtpmap", value)) is None:
@@ -130,6 +134,14 @@ class _Section:
     def multiplex(self, _line: int, _value: str) -> None:
         self.multiplexed = True
 
+    def feedback_message(self, line: int, value: str) -> None:
+        payload_type, _, message = value.partition(" ")
+        if (
+            payload_type == "*"
+            or _number(line, "payload type", payload_type, range(128)) == self.payload_type
+        ):
+            self.feedback.add(message.strip(" "))
+
     def _own(self, line: int, name: str, value: str) -> str | None:
         """What the attribute says about this section's payload type; None when it is about another."""
         payload_type, space, rest = value.partition(" ")
@@ -151,6 +163,7 @@ class _Section:
             payload_type=self.payload_type,
             codec=self.codec,
             fmtp=self.fmtp,
+            fir="ccm fir" in self.feedback and "nack pli" not in self.feedback,
         )
 
 
@@ -159,6 +172,7 @@ _ATTRIBUTES: Final[dict[str, Callable[[_Section, int, str], None]]] = {
     "fmtp": _Section.format_parameters,
     "rtcp": _Section.rtcp,
     "rtcp-mux": _Section.multiplex,
+    "rtcp-fb": _Section.feedback_message,
 }
 
 

@@ -11,6 +11,7 @@ import time
 from relay.services.engine import open_udp
 from relay_ext.control import PORT_EGRESS, PORT_RTP, Plane
 from relay_ext.engine import Engine
+from relay_ext.payload import Kind
 
 HOST = "127.0.0.1"
 
@@ -22,7 +23,7 @@ def main(listen_port: int, ports: int, to_port: int, fan: int, coalesce_us: int 
         plane.set_port(0, PORT_EGRESS)
         engine.add_port(0, sock)
     for i in range(ports):
-        track = plane.add_track(clock_rate=90000, hold_us=100_000, payload_type=96)
+        track = plane.add_track(clock_rate=90000, hold_us=100_000, payload_type=96, kind=Kind.H264)
         plane.set_port(i + 1, PORT_RTP, track)
         for to in ((HOST, to_port + i * fan + k) for k in range(fan)):
             plane.add_egress(track, 0, to, to, ssrc=i, seq=0, timestamp=0, cname=b"relay")

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from itertools import count
 
 from relay_ext.control import PORT_RTCP, PORT_RTP
+from relay_ext.payload import Kind
 from relay_ext.rlc import HEAD, MAX_SYMBOL, Encoder
+from relay_ext.rtp import build_fir, build_pli, build_rr, parse_rtcp
 from tests.unit.plane_world import (
     CLOCK,
     CONTROL,
@@ -89,7 +91,9 @@ class Round:
         self.sent_esi = 0
         self.overhead = rng.choice([0.0, 0.5, 2.0])
         self.set_params()
-        self.source = self.plane.add_track(clock_rate=CLOCK, hold_us=20_000, payload_type=96)
+        self.source = self.plane.add_track(
+            clock_rate=CLOCK, hold_us=20_000, payload_type=96, kind=rng.choice(list(Kind))
+        )
         self.plane.set_port(RTP, PORT_RTP, self.source)
         self.plane.set_port(RTCP, PORT_RTCP, self.source)
         self.plane.add_feed(self.source, self.hop, 1, 0, 7)
@@ -105,6 +109,7 @@ class Round:
             (6, self.noise),
             (20, self.ingest),
             (4, self.rtcp),
+            (4, self.feedback),
             (20, self.advance),
             (2, self.command),
         ]
@@ -222,7 +227,9 @@ class Round:
         rng = self.rng
         self.ingest_seq += rng.choice([1, 1, 1, 1, 0, 2, -1, rng.randrange(65536)])
         ssrc = rng.choice([1, 1, 1, 1, rng.randrange(5)])
-        data = rtp(self.ingest_seq % 2**32, ssrc=ssrc, payload=bytes(rng.choice([0, 100, 1180, 1456, 2016])))
+        size = rng.choice([0, 100, 1180, 1456, 2016])
+        payload = bytes(size) if rng.random() < 0.5 else rng.randbytes(size)
+        data = rtp(self.ingest_seq % 2**32, ssrc=ssrc, payload=payload)
         if rng.random() < 0.1:
             data = mutated(rng, data)
         before = self.plane.hop_stats(self.hop)["source_sent"]
@@ -234,9 +241,21 @@ class Round:
         data = data if self.rng.random() < 0.5 else mutated(self.rng, data)
         self.take(self.rng.choice([RTP, RTCP]), ENCODER, data)
 
+    def feedback(self) -> None:
+        """Of a player, or of somebody who would be one."""
+        rng = self.rng
+        ssrc = rng.choice([OUT_SSRC, OUT_SSRC, OUT_SSRC ^ 1024, rng.randrange(1 << 32)])
+        data = rng.choice(
+            [build_pli(5, ssrc), build_fir(5, ssrc, 1), build_rr(5), 20 * build_fir(5, ssrc, 2)]
+        )
+        data = rng.choice([b"", build_rr(5)]) + data
+        self.take(
+            OUT, rng.choice([PLAYER, PLAYER, STRANGER]), data if rng.random() < 0.7 else mutated(rng, data)
+        )
+
     def command(self) -> None:
         rng, plane = self.rng, self.plane
-        match rng.randrange(8):
+        match rng.randrange(10):
             case 0:
                 plane.restart_track(self.sink)
             case 1:
@@ -253,6 +272,10 @@ class Round:
                 plane.add_feed(self.source, self.hop, 1, 0, 7)
             case 6:
                 self.rekey()
+            case 7:
+                plane.ask_key_frame(self.source, rng.random() < 0.5)
+            case 8:
+                plane.offer_rate(self.source, rng.randrange(1 << 64))
             case _:
                 plane.send_control(
                     self.hop, 0, None, rng.randbytes(rng.randrange(1, 1200)), rng.randrange(2033)
@@ -313,6 +336,8 @@ class Round:
             elif address == PEER:
                 assert SOURCE <= data[0] <= CONTROL
                 assert len(data) <= 2000 or data[0] == CONTROL
+            elif address[0] == ENCODER[0]:
+                assert parse_rtcp(data).report is None and len(data) <= 60
         assert len(self.peer.opened(out, SOURCE)) <= len(out)  # each of them opens
         stats = self.plane.hop_stats(self.hop)
         assert stats["repair_bytes"] <= self.overhead * stats["source_bytes"] + 2000

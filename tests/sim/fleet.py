@@ -205,6 +205,8 @@ class NodeSpec:
     ciphers: tuple[int, ...] = (hop.CIPHER_CHACHA20_POLY1305,)
     threads: int = 1
     role: str = "edge"
+    fleet: str = ""
+    """The `[fleet]` section, if it has one."""
 
 
 class Fleet:
@@ -243,8 +245,13 @@ class Fleet:
             seed=hash((self.seed, self._started)),
             now_ns=self.now_ns,
             ciphers=self.specs[name].ciphers,
+            **self.outside(name),
         )
         return self.nodes[name]
+
+    def outside(self, name: str) -> dict[str, Any]:
+        """What a node is given beside its configuration."""
+        return {}
 
     def start_all(self) -> None:
         for name in self.specs:
@@ -261,9 +268,10 @@ class Fleet:
         spec = self.specs[name]
         wild = "::" if ":" in spec.host else "0.0.0.0"
         lines = [f'[node]\nname = "{name}"\nrole = "{spec.role}"\n[engine]\nthreads = {spec.threads}']
-        if spec.calls or spec.called_by:
+        if spec.calls or spec.called_by or spec.fleet:
             lines.append(f'[hop]\nlisten = "{host_port(wild, HOP_PORT)}"\nbudget_ms = {spec.budget_ms}')
             lines.append(f"max_overhead = {spec.max_overhead}")
+        lines.append(spec.fleet)
         for peer in (*spec.calls, *spec.called_by):
             public = base64.b64encode(public_key(self.key(peer))).decode()
             lines.append(f'[[hop.peers]]\nname = "{peer}"\npublic_key = "{public}"')

@@ -18,6 +18,7 @@ from relay.lab.network import Address, Network, Received, Sent
 from relay.lab.virtual import VirtualNode
 from relay.wire.hop import Acknowledgement, Initiation, Reliable, encode_frame, encode_initiation
 from relay.wire.messages import Publish, PublishOk
+from relay_ext.rtp import build_pli
 from relay_ext.seal import AuthenticationError, SealKey
 from tests.sim.fleet import (
     EDGE,
@@ -69,7 +70,8 @@ PLANE_REFUSALS = (
     "handshake_limited",
     "bad_cookie",
     "handshakes_dropped",
-    "receiver_reports",
+    "receiver_not_rtcp",
+    "receiver_unknown",
 )
 HOP_REFUSALS = ("forged", "replayed", "short_datagrams", "bad_type", "bad_inner", "bad_report")
 
@@ -151,6 +153,7 @@ def test_hostile_datagrams_at_every_port_change_nothing(seed: int) -> None:
         script.append((at_ns, ATTACKER, (EDGE, VIDEO.listen), rtp(i, 0, 99, payload_of(i, 500))))
         script.append((at_ns, ATTACKER, (EDGE, VIDEO.listen + 1), rng.randbytes(rng.randrange(200))))
         script.append((at_ns, ATTACKER, egress, rng.randbytes(rng.randrange(200))))
+        script.append((at_ns, ATTACKER, egress, build_pli(99, rng.randrange(1 << 32))))
     attacker = Script(fleet.network, script)
     fleet.run(9)
 
@@ -158,12 +161,12 @@ def test_hostile_datagrams_at_every_port_change_nothing(seed: int) -> None:
     assert player.steps() == {1}
     counted = {name: refused(fleet, name, peer) for name, peer in (("edge", "region"), ("region", "edge"))}
     assert counted["edge"].total() == len(hop_datagrams[EDGE]) + 3 * 350
-    assert counted["region"].total() == len(hop_datagrams[REGION]) + 350
+    assert counted["region"].total() == len(hop_datagrams[REGION]) + 2 * 350
     for reason in ("forged", "replayed", "short_datagrams", "unknown_index", "bad_type", "bad_mac1"):
         assert counted["edge"][reason] and counted["region"][reason], reason
     assert counted["edge"]["not_rtp"] + counted["edge"]["too_long"] == 350
     assert counted["edge"]["other_source"] == 700
-    assert counted["region"]["receiver_reports"] == 350
+    assert counted["region"]["receiver_not_rtcp"] == counted["region"]["receiver_unknown"] == 350
     assert attacker.answered.total() == 0
     assert max(node.slabs_max for node in fleet.nodes.values() if isinstance(node, Tapped)) < SLABS_MAX
     fleet.run(2)

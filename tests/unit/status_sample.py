@@ -140,6 +140,18 @@ _STATUS: dict[str, Any] = {
         }
     ],
     "hops": [_HOP, _SILENT],
+    "fleet": {
+        "record": {
+            "issued": "2026-11-01T00:00:00Z",
+            "expires": "2027-01-30T00:00:00Z",
+            "expires_in_seconds": 5_443_200,
+            "revoked": False,
+        },
+        "proven_time": "2026-11-28T00:00:00Z",
+        "revocations": {"issued": "2026-11-27T00:00:00Z", "keys": 1},
+        "members": [{"name": "edge-sgp-9", "region": "ap-southeast", "expires": "2027-01-30T00:00:00Z"}],
+        "max_peers": 256,
+    },
     "peers": [{"name": "region-sgp", "region": "ap-southeast", "connected": True}],
     "engine": {"received_datagrams": 56000, "pool.exhausted": 0},
     "ready": True,

@@ -18,8 +18,9 @@ from relay.config import Address, Config, RtpTrack, notes, parse, parse_address
 from relay.config.checks import Array, Scalar, Table, is_host
 from relay.config.files import check_files, load, read_private_key
 from relay.config.reader import Reader, checks_of
+from relay.core.record import Record, revise, sign, to_text
 from relay.errors import ConfigError
-from relay_ext.crypto import x25519_public_key
+from relay_ext.crypto import ed25519_public_key, x25519_public_key
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "node.toml"
 KEY = base64.b64encode(bytes(range(32))).decode()
@@ -525,3 +526,81 @@ def test_load(tmp_path: Path) -> None:
     for bad in (tmp_path, tmp_path / "none"):
         with pytest.raises(ConfigError, match=re.escape(f"{bad}: found ")):
             load(bad, {})
+
+
+# ---- the fleet ----------------------------------------------------------------------------------
+
+AUTHORITY = bytes(range(64, 96))
+SIGNED_S = 1_800_000_000
+
+
+def fleet(tmp_path: Path, more: str = "", authority: bytes = AUTHORITY) -> str:
+    public = base64.b64encode(ed25519_public_key(authority)).decode()
+    with_state = NODE + f'state_dir = "{tmp_path}"\n'
+    return f'{with_state}[hop]\nkey_file = "{tmp_path}/node.key"\n[fleet]\nauthority_key = "{public}"\n{more}'
+
+
+def record_of(name: str = "a", region: str = "default", private: bytes = bytes(range(32))) -> str:
+    of = Record(name, region, x25519_public_key(private), SIGNED_S, SIGNED_S + 1)
+    return to_text(sign(AUTHORITY, of))
+
+
+def test_a_fleet(tmp_path: Path, key_file: Path) -> None:
+    config = parse(fleet(tmp_path), {"RELAY_FLEET_MAX_PEERS": "7"}).fleet
+    assert config is not None and config.authority_key == ed25519_public_key(AUTHORITY)
+    assert (config.record_file, config.revocations_file, config.max_peers) == (None, None, 7)
+    assert file_problems(fleet(tmp_path)) == {}
+
+
+def test_what_is_no_fleet(tmp_path: Path) -> None:
+    assert "32 bytes in base64" in problems(NODE + "[hop]\n[fleet]\n")["fleet.authority_key"]
+    found = problems(f'{NODE}[fleet]\nauthority_key = "short"\nmax_peers = 0\n')
+    assert found["fleet.authority_key"].startswith("found 5 characters that are none, expected an Ed25519")
+    assert "from 1 to 4096" in found["fleet.max_peers"]
+    assert "[hop] as well" in found["fleet"]
+
+
+def test_a_stream_may_come_from_a_member(tmp_path: Path) -> None:
+    assert parse(fleet(tmp_path) + egress(), {}).hop is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "sentence"),
+    [
+        ("record", record_of(), None),
+        ("record", record_of("b"), "found a record of b, expected one of a"),
+        ("record", record_of(region="r"), "found a record of r, expected one of default"),
+        ("record", record_of(private=bytes(32)), "found a record of another key"),
+        ("record", "rubbish", "no record in it, expected what `relay fleet sign` writes"),
+        ("record", None, "no such file or directory, expected what `relay fleet sign` writes"),
+        (
+            "record",
+            to_text(sign(bytes(32), Record("a", "default", bytes(32), 1, 2))),
+            "signed by another key",
+        ),
+        ("record", to_text(sign(AUTHORITY, revise(None, 1, []))), "no record in it"),
+        ("revocations", to_text(sign(AUTHORITY, revise(None, 1, []))), None),
+        ("revocations", to_text(sign(bytes(32), revise(None, 1, []))), "signed by another key"),
+        ("revocations", record_of(), "no revocations in it, expected what `relay fleet revoke` writes"),
+    ],
+)
+def test_files_of_the_fleet(
+    tmp_path: Path, key_file: Path, kind: str, text: str | None, sentence: str | None
+) -> None:
+    path = tmp_path / kind
+    if text is not None:
+        path.write_text(text)
+    found = file_problems(fleet(tmp_path, f'{kind}_file = "{path}"\n'))
+    assert found.keys() == ({f"fleet.{kind}_file"} if sentence else set())
+    assert not sentence or sentence in found[f"fleet.{kind}_file"]
+
+
+def test_a_record_without_a_key_to_compare_it_with(tmp_path: Path) -> None:
+    (tmp_path / "record").write_text(record_of())
+    found = file_problems(fleet(tmp_path, f'record_file = "{tmp_path}/record"\n'))
+    assert found.keys() == {"hop.key_file"}
+
+
+def test_a_state_directory_that_is_not_there(tmp_path: Path, key_file: Path) -> None:
+    text = fleet(tmp_path).replace(f'state_dir = "{tmp_path}"', f'state_dir = "{tmp_path}/none"')
+    assert f"mkdir -p {tmp_path}/none" in file_problems(text)["node.state_dir"]

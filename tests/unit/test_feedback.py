@@ -51,10 +51,30 @@ def test_remb_of_too_many() -> None:
         rtp.build_remb(SENDER, 1, range(256))
 
 
+def test_a_receiver_report_without_blocks() -> None:
+    """RR, then SDES with one chunk: CNAME of eight characters, closed by two zeros."""
+    expected = "80c90001 01020304 81ca0004 01020304 0108 3031303230333034 0000"
+    assert rtp.build_rr(SENDER) == bytes.fromhex(expected)
+    assert rtp.build_rr(0xFEDCBA98)[18:26] == b"fedcba98"
+
+
+def test_who_is_asked_for_a_key_frame() -> None:
+    rr, pli = rtp.build_rr(SENDER), rtp.build_pli(SENDER, MEDIA)
+    assert rtp.key_asks(rr) == rtp.key_asks(rtp.build_remb(SENDER, 1, [MEDIA])) == []
+    assert rtp.key_asks(pli) == rtp.key_asks(rr + pli) == [MEDIA]
+    two = bytes.fromhex("84ce0006 01020304 00000000 a0b0c0d0 07000000 00000009 01000000")
+    assert rtp.key_asks(rr + two + rtp.build_pli(1, 5)) == [MEDIA, 9, 5]
+    assert rtp.key_asks(40 * pli) == 16 * [MEDIA]
+    assert rtp.key_asks(bytes.fromhex("84ce0003 01020304 00000000 a0b0c0d0")) == []  # half an entry
+    with pytest.raises(rtp.Refused):
+        rtp.key_asks(rr + pli[:8])
+
+
 def test_our_own_parser_takes_them() -> None:
     for packet in (
         rtp.build_pli(SENDER, MEDIA),
         rtp.build_fir(SENDER, MEDIA, 1),
         rtp.build_remb(SENDER, 1, [MEDIA]),
+        rtp.build_rr(SENDER),
     ):
         assert rtp.parse_rtcp(packet) == rtp.Rtcp(SENDER, None, False)

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 RELAY = (
-    ("relay", "relay.errors", "relay.seq", "relay.log"),
+    ("relay", "relay.errors", "relay.seq", "relay.log", "relay.files"),
     ("relay.wire",),
     ("relay.core",),
     ("relay.config",),
@@ -17,7 +17,7 @@ RELAY = (
     ("relay.web",),
     ("relay.lab",),
     ("relay.bench",),
-    ("relay.node",),
+    ("relay.node", "relay.fleet"),
     ("relay.lab.demo",),  # runs whole nodes on this machine
     ("relay.cli",),
 )
@@ -30,7 +30,7 @@ RELAY_EXT = (
     ("rlc_encoder", "payload", "crypto"),
     ("rlc",),
     ("ring", "delay", "path", "route", "reorder"),
-    ("egress",),
+    ("egress", "ingest"),
     ("playout",),
     ("peer",),
     ("datagram", "uplink"),

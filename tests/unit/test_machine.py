@@ -5,6 +5,7 @@ from pathlib import Path
 
 from relay.config import Address, parse
 from relay.core.noise import public_key
+from relay.lab.virtual import MemoryStore
 from relay.services.machine import Machine
 from relay.services.shards import Shards
 
@@ -44,6 +45,8 @@ def test_a_peer_is_called_once_its_name_has_an_address() -> None:
         random_bytes=random.Random(1).randbytes,
         resolve=lambda host, port: (),
         read=no_file,
+        store=MemoryStore(),
+        wall_clock=lambda: 0.0,
     )
     machine.start(0)
     assert machine.hops is not None

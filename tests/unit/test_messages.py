@@ -31,9 +31,11 @@ from relay.wire.messages import (
     Catalogue,
     CatalogueEntry,
     Digest,
+    KeyFrameRequest,
     Publish,
     PublishOk,
     PublishRefused,
+    RevocationList,
     Subscribe,
     Track,
     Unavailable,
@@ -61,6 +63,8 @@ MESSAGES = [
     Subscribe("studio"),
     Unsubscribe("studio"),
     Unavailable("studio", True, "it is not published"),
+    KeyFrameRequest(65535, 255, 255),
+    RevocationList(b"\xff" * 842),
 ]
 
 

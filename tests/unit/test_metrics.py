@@ -40,6 +40,7 @@ def test_values_and_units() -> None:
     assert value(samples, "relay_hop_connected_ratio", peer="region-tyo") == 0
     assert value(samples, "relay_hop_dropped_packets_total", peer="region-sgp", reason="replayed") == 7
     assert value(samples, "relay_node_ready_ratio") == 1
+    assert value(samples, "relay_fleet_record_expiry_seconds") == 63 * 86400
     about = {"node": "edge-sgp-1", "region": "ap-southeast", "version": "0.1.0"}
     assert value(samples, "relay_node_uptime_seconds", **about) == 7999.5
     assert value(samples, "relay_engine_received_datagrams_total") == 56000

@@ -15,6 +15,7 @@ from relay_ext.control import (
     PORT_RTP,
     Plane,
 )
+from relay_ext.rtp import build_rr
 from tests.unit.plane_world import (
     CLOCK,
     CONTROL,
@@ -75,8 +76,8 @@ def test_a_closed_port(plane: Plane) -> None:
 
 
 def test_an_egress_port_takes_nothing(plane: Plane) -> None:
-    receive(plane, 0, b"", bytes(100), port=OUT)
-    assert counted(plane) == {"receiver_reports": 2}
+    receive(plane, 0, b"", bytes(100), build_rr(1), port=OUT)
+    assert counted(plane) == {"receiver_not_rtcp": 2, "receiver_reports": 1}
 
 
 def test_ports_are_checked(plane: Plane) -> None:

@@ -76,6 +76,22 @@ def test_where_rtcp_is(attribute: str, rtcp_port: int) -> None:
     assert (media.port, media.rtcp_port) == (5004, rtcp_port)
 
 
+@pytest.mark.parametrize(
+    ("feedback", "fir"),
+    [
+        ([], False),
+        (["a=rtcp-fb:96 ccm fir"], True),
+        (["a=rtcp-fb:* ccm fir"], True),
+        (["a=rtcp-fb:97 ccm fir"], False),
+        (["a=rtcp-fb:96 ccm fir", "a=rtcp-fb:96 nack", "a=rtcp-fb:96 nack pli"], False),
+        (["a=rtcp-fb:96 goog-remb"], False),
+    ],
+)
+def test_how_key_frames_are_asked_for(feedback: list[str], fir: bool) -> None:
+    (media,) = parse(session("m=video 5004 RTP/AVPF 96", "a=rtpmap:96 H264/90000", *feedback)).media
+    assert media.fir == fir
+
+
 def test_the_first_payload_type_counts() -> None:
     (media,) = parse(
         session("m=video 4 RTP/AVP 97 96", "a=rtpmap:96 H264/90000", "a=rtpmap:97 VP8/90000", "a=fmtp:96 x=1")
@@ -160,6 +176,7 @@ def test_what_is_written_is_read(name: str, tracks: list[Track], host: str, port
         (session("m=audio 5004 RTP/AVP 0", "a=fmtp:0 a\x0bb"), 4, "printable"),
         (session("m=audio 5004 RTP/AVP 0", "a=fmtp:0 " + 1025 * "a"), 4, "at most 1024"),
         (session("m=audio 5004 RTP/AVP 0", "a=rtcp:65536"), 4, "RTCP port"),
+        (session("m=audio 5004 RTP/AVP 0", "a=rtcp-fb:x nack pli"), 4, "payload type 'x'"),
         (session(*(17 * ["m=audio 5004 RTP/AVP 0"])), 19, "at most 16 tracks"),
         (session("a=" + MAX_BYTES * "x"), 0, "65536 bytes"),
         (session("a=" + MAX_BYTES // 2 * "\u00fc"), 0, "65536 bytes"),

@@ -1,5 +1,9 @@
 """What `relay status` prints."""
 
+from typing import Any
+
+import pytest
+
 from relay.web.status_text import render
 from tests.unit.status_sample import sample
 
@@ -7,6 +11,7 @@ from tests.unit.status_sample import sample
 def test_the_sample() -> None:
     assert render(sample()) == (
         "edge-sgp-1  ap-southeast  relay 0.1.0  up 2 h 13 min  ready\n"
+        "  fleet: record until 2027-01-30T00:00:00Z, 63 d 0 h; 1 of 256 members; 1 revoked\n"
         "\n"
         "STREAM  FROM    TRACK               KBIT/S  RECEIVED  DELIVERED  LOST  LATE  WAIT MS  TO\n"
         "studio  ingest  video H264/90000    2500    27000     26990      4     6     180      "
@@ -36,11 +41,27 @@ def test_the_sample() -> None:
 
 def test_a_node_that_has_nothing_yet() -> None:
     status = sample()
-    status |= {"streams": [], "hops": [], "peers": [], "ready": False, "reasons": ["no stream is configured"]}
+    status |= {"streams": [], "hops": [], "peers": [], "fleet": None}
+    status |= {"ready": False, "reasons": ["no stream is configured"]}
     status["node"]["uptime_seconds"] = 3.2
     assert render(status) == (
         "edge-sgp-1  ap-southeast  relay 0.1.0  up 3 s  not ready\n  no stream is configured\n\nno streams\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (None, "no record"),
+        ({"revoked": True}, "record REVOKED"),
+        ({"expires_in_seconds": 0}, "record EXPIRED 2027-01-30T00:00:00Z"),
+    ],
+)
+def test_a_record_that_is_no_use(record: dict[str, Any] | None, said: str) -> None:
+    status = sample()
+    status["fleet"]["record"] = record and {**status["fleet"]["record"], **record}
+    status["fleet"]["revocations"] = None
+    assert render(status).splitlines()[1] == f"  fleet: {said}; 1 of 256 members; 0 revoked"
 
 
 def test_draining_shows_before_readiness() -> None:

@@ -73,6 +73,7 @@ class FakeHop:
     id: int
     name: str
     link: Link = LINK
+    media_bps: float | None = None
 
     @property
     def key(self) -> bytes:
