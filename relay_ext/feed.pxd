@@ -20,8 +20,5 @@ ctypedef struct feed:
 
 cdef bint feeds_send(feed *f, mailroom *mail, track *t, int64_t now, const inner *header, slab *body,
                      uint16_t off) noexcept nogil  # True: a peer has been sent its first packet
-# What came from a peer, on to others: a sender report, or a packet and what track_insert said of it.
-cdef bint feeds_relay(feed *f, mailroom *mail, track *t, int64_t now, int64_t arrival, const inner *header, slab *body,
-                      uint16_t off) noexcept nogil  # True as above
-cdef void feeds_inserted(feed *f, mailroom *mail, track *t, int64_t now, int64_t arrival, const inner *header,
-                         slab *body, uint16_t off, int status) noexcept nogil
+cdef bint feeds_insert(feed *f, mailroom *mail, track *t, int64_t now, int64_t arrival, const inner *header, slab *body,
+                       uint16_t off) noexcept nogil  # what came from a peer; True: it is news to playout

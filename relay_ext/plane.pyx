@@ -16,7 +16,7 @@ from relay_ext.hop cimport hop_destroy, hop_receive, hop_send_control, hop_timer
 from relay_ext.ingest cimport ingest, ingest_feedback, ingest_flags
 from relay_ext.inner cimport (
     INNER_FIRST, INNER_LAST, INNER_RTCP, INNER_SIZE, INNER_START, INNER_TIME_NS, be32, inner, put16, serial_diff)
-from relay_ext.feed cimport feed, feeds_inserted, feeds_relay, feeds_send
+from relay_ext.feed cimport feed, feeds_insert, feeds_send
 from relay_ext.mailbox cimport mail_post, mail_take, mail_target, target
 from relay_ext.path cimport path, path_elsewhere
 from relay_ext.peer cimport (
@@ -24,7 +24,6 @@ from relay_ext.peer cimport (
     hop_delivered, hop_params)
 from relay_ext.playout cimport (
     track_destroy, track_insert, track_observe, track_release, track_restart, track_sender_report)
-from relay_ext.ring cimport RING_PART, RING_RESET, RING_STORED
 from relay_ext.route cimport route_add, route_remove
 from relay_ext.rtp cimport (
     RTCP_ASKS_MAX, RTCP_OK, RTCP_SR_MAX, RTP_OK, RTP_UNWRAP_HELD, rtcp_build_sr, rtcp_is, rtcp_key_asks, rtcp_parse,
@@ -396,29 +395,14 @@ cdef inline void take_delivered(plane *p, int64_t now, hop *h) noexcept nogil:
         t.rtt = h.paths[h.active].rtt
         if (<plane_track *>d.track).far:
             post_delivered(p, now, h, d)
-        elif insert(p, now, now, <plane_track *>d.track, &d.header, d.symbol, INNER_SIZE):
+        elif feeds_insert((<plane_track *>d.track).feeds, &p.mail, t, now, now, &d.header, d.symbol, INNER_SIZE):
             note_delay(h, t)
         slab_unref(p.pool, d.symbol)
     h.delivered_count = 0
 
 
-cdef bint insert(plane *p, int64_t now, int64_t arrival, plane_track *k, const inner *header, slab *body,
-                 uint16_t off) noexcept nogil:
-    """What came from a peer: on to other peers at once, in any order, and to playout. Whether it is news to that."""
-    cdef int status
-    if header.flags & INNER_RTCP:
-        track_sender_report(&k.t, body.data + off, header.length)
-        feeds_relay(k.feeds, &p.mail, &k.t, now, arrival, header, body, off)
-        return False
-    status = track_insert(&k.t, arrival, header, body, off)
-    if k.feeds != NULL:
-        feeds_inserted(k.feeds, &p.mail, &k.t, now, arrival, header, body, off, status)
-    track_release(&k.t, now)
-    return status == RING_STORED or status == RING_RESET or status == RING_PART
-
-
 cdef void insert_mail(void *p, int64_t now, int64_t arrival, void *k, const inner *header, slab *body) noexcept nogil:
-    insert(<plane *>p, now, arrival, <plane_track *>k, header, body, 0)
+    feeds_insert((<plane_track *>k).feeds, &(<plane *>p).mail, &(<plane_track *>k).t, now, arrival, header, body, 0)
 
 
 cdef inline void note_delay(hop *h, const track *t) noexcept nogil:

@@ -11,6 +11,7 @@ from relay.core.noise import public_key
 from relay.lab.link import LinkConfig
 from relay.wire.messages import Subscribe
 from tests.sim.fleet import SECOND, VIDEO, Encoder, Fleet, NodeSpec, Player
+from tests.sim.test_feedback import Camera, Viewer
 
 HOSTS = {
     "edge": "10.0.0.1",
@@ -411,4 +412,18 @@ def test_whatever_happens_it_ends_well(seed: int) -> None:
         assert player.missing(range(100_000, 100_000 + 2 * PER_SECOND)) == []
     sent = {pair: source_sent(fleet, *pair) - before[pair] for pair in links}
     assert set(sent.values()) == {0, 2 * PER_SECOND} and sent["b", "c"] == 0, "one copy a pair"
+    end(fleet)
+
+
+def test_a_wish_for_a_key_frame_goes_back_to_the_encoder(seed: int) -> None:
+    fleet = chain(seed)
+    viewer = Viewer(fleet.network)
+    camera = Camera(fleet.network, (HOSTS["edge"], VIDEO.listen))
+    fleet.run(6)
+    assert len(viewer.keys) == 1 and not camera.asked
+    viewer.ask()
+    fleet.run(2)
+    assert len(camera.asked) == 1 and len(viewer.keys) == 2
+    requests = [fleet.stream(name)["tracks"][0]["key_frame_requests"] for name in ("out", "b", "a", "edge")]
+    assert requests == [1, 1, 1, 1]
     end(fleet)
