@@ -161,8 +161,8 @@ class Plane:
         """Remove a track, its egresses, its feeds and every route to it, and close its ports."""
     def restart_track(self, track: int) -> None:
         """The track's origin began anew: forget its sequence and its clock."""
-    def set_hold(self, track: int, hold_us: int) -> None:
-        """As `add_track`, from now on."""
+    def set_hold(self, track: int, hold_us: int, rtt_us: int = 0) -> None:
+        """As `add_track`, from now on. `rtt_us` is the longest round trip of the hops before the last one."""
     def ask_key_frame(self, track: int, fir: bool = False) -> None:
         """Ask the source of a track for a key frame, by PLI (RFC 4585) or FIR (RFC 5104).
 
@@ -253,8 +253,18 @@ class Plane:
     def use_keys(self, local_index: int) -> None:
         """Send with these keys from now on."""
     def drop_keys(self, local_index: int) -> None: ...
-    def add_feed(self, track: int, hop_id: int, stream_alias: int, track_alias: int, epoch: int) -> None:
-        """Send a track to a peer, which may be one of another shard.
+    def add_feed(
+        self,
+        track: int,
+        hop_id: int,
+        stream_alias: int,
+        track_alias: int,
+        epoch: int,
+        *,
+        age_max_us: int = ...,
+    ) -> None:
+        """Send a track to a peer, which may be one of another shard: of what comes from another peer, packets
+        that have spent no more than `age_max_us` in nodes (in steps of 100 us; from 6.5535 s on, all).
 
         Raises ValueError when it is sent there already.
         """

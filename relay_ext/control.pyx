@@ -14,8 +14,10 @@ from posix.unistd cimport write
 from relay_ext.address cimport format_address, parse_address
 from relay_ext.base cimport addr, spsc_commit, spsc_peek, spsc_reserve, tx_clear, tx_packet
 from relay_ext.egress cimport EGRESS_CNAME, egress
+from relay_ext.feed cimport feed
 from relay_ext.hop cimport hop_destroy, hop_init
 from relay_ext.ingest cimport FEEDBACK_FIR, FEEDBACK_PLI, FEEDBACK_REMB
+from relay_ext.inner cimport INNER_AGE_MAX
 from relay_ext.mailbox cimport SHARDS, SHARD_BITS, TARGETS
 from relay_ext.path cimport DATAGRAM_MAX, DATAGRAM_MIN, path_setting, session_keys
 from relay_ext.peer cimport HOP_DELAYS, HOP_PATHS, hop, hop_params
@@ -23,7 +25,7 @@ from relay_ext.plane cimport (
     OP_CONTROL, OP_COOKIE_SECRET, OP_EGRESS_ADD, OP_EGRESS_REMOVE, OP_FEED_ADD, OP_FEED_REMOVE, OP_FEEDBACK,
     OP_HOP_ADD, OP_HOP_ORDERS, OP_HOP_PARAMS, OP_HOP_REMOVE, OP_KEYS_ADD, OP_KEYS_DROP, OP_KEYS_USE, OP_PATH, OP_PORT,
     OP_ROUTE_ADD, OP_ROUTE_REMOVE, OP_SEND, OP_TRACK_ADD, OP_TRACK_HOLD, OP_TRACK_REMOVE, OP_TRACK_RESTART,
-    PLANE_PORTS, PLANE_SESSIONS, feed, outgoing, plane_free, plane_new, plane_apply, plane_poll, plane_receive,
+    PLANE_PORTS, PLANE_SESSIONS, outgoing, plane_free, plane_new, plane_apply, plane_poll, plane_receive,
     plane_track)
 from relay_ext.delay cimport DELAY_BUCKETS
 from relay_ext.playout cimport track_init
@@ -231,8 +233,8 @@ cdef class Plane:
         """The track's origin began anew: forget its sequence and its clock."""
         self.send_command(OP_TRACK_RESTART, pointer(self.tracks[track]), NULL)
 
-    def set_hold(self, uint32_t track, uint32_t hold_us):
-        self.send_command(OP_TRACK_HOLD, pointer(self.tracks[track]), NULL, hold_us)
+    def set_hold(self, uint32_t track, uint32_t hold_us, uint32_t rtt_us=0):
+        self.send_command(OP_TRACK_HOLD, pointer(self.tracks[track]), NULL, hold_us, rtt_us)
 
     def ask_key_frame(self, uint32_t track, bint fir=False):
         """Ask the source of a track for a key frame, by PLI (RFC 4585) or FIR (RFC 5104)."""
@@ -396,8 +398,10 @@ cdef class Plane:
         cdef session_keys *k = <session_keys *>pointer(self.keys.pop(local_index))
         self.send_command(OP_KEYS_DROP, k.owner, k)
 
-    def add_feed(self, uint32_t track, uint32_t hop_id, uint16_t stream_alias, uint8_t track_alias, uint8_t epoch):
-        """Send a track to a peer."""
+    def add_feed(self, uint32_t track, uint32_t hop_id, uint16_t stream_alias, uint8_t track_alias, uint8_t epoch, *,
+                 uint64_t age_max_us=INNER_AGE_MAX * 100):
+        """Send a track to a peer: of what comes from another peer, packets that have spent no more than `age_max_us` in
+        nodes."""
         if (track, hop_id) in self.feeds:
             raise ValueError("the track is sent to that peer already")
         cdef void *k = pointer(self.tracks[track])
@@ -408,6 +412,7 @@ cdef class Plane:
         f.stream = stream_alias
         f.track = track_alias
         f.epoch = epoch
+        f.age_max = <uint16_t>min(age_max_us // 100, <uint64_t>INNER_AGE_MAX)
         self.feeds[track, hop_id] = <uintptr_t>f
         self.send_command(OP_FEED_ADD, k, f)
 

@@ -1,12 +1,13 @@
 # The inner header: 20 bytes in front of every symbol's payload, protected and recovered with it.
 #
 # Everything that deduplicates, orders, expires or routes a packet reads this and never RTP's 16-bit fields.
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 cdef enum:
     INNER_SIZE = 20
     INNER_TIME_NS = 100000    # unit of `time` and `age`
     INNER_MAX_HOPS = 3        # at most two relays between ingress and egress
+    INNER_AGE_MAX = 65535     # where `age` saturates
 
 cdef enum:                    # flags
     INNER_FIRST = 0x01        # first part of a packet
@@ -27,7 +28,7 @@ ctypedef struct inner:
     uint8_t hops              # relays passed so far
     uint32_t seq              # origin sequence a track, serial number
     uint32_t time             # origin time, 100 us
-    uint16_t age              # time spent in nodes so far, 100 us, saturating
+    uint16_t age              # time spent in nodes so far, waiting for repair included, 100 us, saturating
     uint8_t priority
     uint8_t gap               # origin sequences just before this one that were not sent; 255: so many or more
 
@@ -48,6 +49,10 @@ cdef inline void put32(uint8_t *p, uint32_t v) noexcept nogil:
 cdef inline int32_t serial_diff(uint32_t a, uint32_t b) noexcept nogil:
     """a - b of two 32-bit serial numbers (RFC 1982)."""
     return <int32_t>(a - b)
+
+cdef inline uint16_t inner_age(uint16_t age, int64_t spent) noexcept nogil:
+    """An age and so many ns more."""
+    return <uint16_t>min(age + max(spent, 0) // INNER_TIME_NS, INNER_AGE_MAX)
 
 cdef inline void inner_write(uint8_t *p, const inner *h) noexcept nogil:
     put16(p, h.length)

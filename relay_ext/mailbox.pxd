@@ -9,8 +9,7 @@ from libc.string cimport memcpy
 from relay_ext.base cimport spsc_commit, spsc_queue, spsc_reserve, tx_queue
 from relay_ext.peer cimport hop
 from relay_ext.inner cimport inner
-from relay_ext.playout cimport track
-from relay_ext.slab cimport slab_pool
+from relay_ext.slab cimport slab, slab_pool
 
 cdef enum:
     SHARDS = 16               # at most; the low bits of an id name its shard
@@ -28,7 +27,7 @@ ctypedef struct target:
     # a hop or a track that may be written to; ids are not used twice, so one that is gone is told from its successor
     uint32_t id
     hop *to
-    track *into
+    void *into                # a plane_track
 
 ctypedef struct mail_stats:
     uint64_t mail_sent
@@ -65,5 +64,9 @@ cdef inline void mail_post(mailroom *r, int64_t now, uint32_t to, const inner *h
     r.unannounced |= <uint32_t>1 << shard
     r.stats.mail_sent += 1
 
-cdef bint mail_take(mailroom *r, slab_pool *pool, const tx_queue *tx, int64_t now) noexcept nogil  # True: there is more
+# What takes a packet of a peer, received by another shard at `arrival`, into a track of this one.
+ctypedef void (*mail_insert)(void *plane, int64_t now, int64_t arrival, void *track, const inner *header, slab *body) noexcept nogil
+
+cdef bint mail_take(mailroom *r, slab_pool *pool, const tx_queue *tx, int64_t now, void *plane,
+                    mail_insert insert) noexcept nogil  # True: there is more
 cdef void mail_announce(mailroom *r) noexcept nogil  # wakes the shards that have been written to

@@ -3,8 +3,6 @@
 """What crosses from one shard's packet plane to another's; posting is inline in mailbox.pxd."""
 from relay_ext.base cimport TX_CAPACITY, spsc_consume, spsc_peek
 from relay_ext.sender cimport hop_send
-from relay_ext.inner cimport INNER_RTCP
-from relay_ext.playout cimport track_insert, track_release, track_sender_report
 from relay_ext.slab cimport slab, slab_get, slab_unref
 from relay_ext.system cimport write
 
@@ -12,17 +10,19 @@ cdef enum:
     MAIL_TURN = 256           # records taken of one queue in a turn, so that no shard can starve another
 
 
-cdef bint mail_take(mailroom *r, slab_pool *pool, const tx_queue *tx, int64_t now) noexcept nogil:
+cdef bint mail_take(mailroom *r, slab_pool *pool, const tx_queue *tx, int64_t now, void *plane,
+                    mail_insert insert) noexcept nogil:
     """A turn's share of what the other shards have posted; leaves off where the queue of datagrams fills up."""
     cdef uint32_t i
     cdef bint more = False
     for i in range(r.shards):
-        more |= take_from(r, r.inbox[(r.first + i) & (r.shards - 1)], pool, tx, now)
+        more |= take_from(r, r.inbox[(r.first + i) & (r.shards - 1)], pool, tx, now, plane, insert)
     r.first += 1
     return more
 
 
-cdef inline bint take_from(mailroom *r, spsc_queue *q, slab_pool *pool, const tx_queue *tx, int64_t now) noexcept nogil:
+cdef inline bint take_from(mailroom *r, spsc_queue *q, slab_pool *pool, const tx_queue *tx, int64_t now, void *plane,
+                           mail_insert insert) noexcept nogil:
     cdef mail *m
     cdef int i
     if q == NULL:  # our own place
@@ -33,19 +33,17 @@ cdef inline bint take_from(mailroom *r, spsc_queue *q, slab_pool *pool, const tx
             return False
         if tx.count > TX_CAPACITY // 2:
             return True
-        deliver(r, m, pool, now)
+        deliver(r, m, pool, now, plane, insert)
         spsc_consume(q)
     return spsc_peek(q) != NULL
 
 
-cdef inline void deliver(mailroom *r, const mail *m, slab_pool *pool, int64_t now) noexcept nogil:
+cdef inline void deliver(mailroom *r, const mail *m, slab_pool *pool, int64_t now, void *plane,
+                         mail_insert insert) noexcept nogil:
     cdef target *t = mail_target(r, m.target)
     cdef slab *body
     if t.id != m.target:
         r.stats.mail_unknown += 1
-        return
-    if t.into != NULL and m.header.flags & INNER_RTCP:
-        track_sender_report(t.into, m.data, m.header.length)
         return
     body = slab_get(pool)
     if body == NULL:
@@ -56,8 +54,7 @@ cdef inline void deliver(mailroom *r, const mail *m, slab_pool *pool, int64_t no
     if t.to != NULL:
         hop_send(t.to, now, &m.header, body, 0)
     else:
-        track_insert(t.into, m.arrival, &m.header, body, 0)
-        track_release(t.into, now)
+        insert(plane, now, m.arrival, t.into, &m.header, body)
     slab_unref(pool, body)
 
 

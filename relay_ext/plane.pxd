@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from relay_ext.base cimport addr, command, spsc_queue, tx_queue
 from relay_ext.egress cimport egress_table
+from relay_ext.feed cimport feed
 from relay_ext.ingest cimport ingest
 from relay_ext.mailbox cimport mailroom
 from relay_ext.path cimport session_keys
@@ -57,15 +58,6 @@ cdef enum:                    # commands
     OP_COOKIE_SECRET = 22
     OP_FEEDBACK = 23
 
-ctypedef struct feed:
-    # a track that is sent to a peer
-    feed *next
-    hop *to                   # NULL: `far` is a peer of another shard
-    uint32_t far              # its id
-    uint16_t stream           # aliases on this hop
-    uint8_t track
-    uint8_t epoch
-    bint started
 
 ctypedef struct plane_track:
     track t

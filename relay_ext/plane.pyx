@@ -16,6 +16,7 @@ from relay_ext.hop cimport hop_destroy, hop_receive, hop_send_control, hop_timer
 from relay_ext.ingest cimport ingest, ingest_feedback, ingest_flags
 from relay_ext.inner cimport (
     INNER_FIRST, INNER_LAST, INNER_RTCP, INNER_SIZE, INNER_START, INNER_TIME_NS, be32, inner, put16, serial_diff)
+from relay_ext.feed cimport feed, feeds_insert, feeds_send
 from relay_ext.mailbox cimport mail_post, mail_take, mail_target, target
 from relay_ext.path cimport path, path_elsewhere, path_set, path_setting
 from relay_ext.peer cimport (
@@ -30,7 +31,7 @@ from relay_ext.rtp cimport (
 from relay_ext.seal cimport (
     GATE_BAD_MAC1, GATE_COOKIE, GATE_PASS, GATE_REPLY, GATE_SHORT, gate_check, gate_free, gate_new, gate_set_secret,
     seal_key_free)
-from relay_ext.sender cimport hop_pace, hop_send, hop_set_params
+from relay_ext.sender cimport hop_pace, hop_set_params
 from relay_ext.slab cimport SLAB_DATA, slab, slab_get, slab_pool_free, slab_pool_new, slab_unref
 from relay_ext.timer cimport timer_cancel, timer_expire, timer_next, timer_node, timer_wheel_init
 from relay_ext.uplink cimport uplink_choose
@@ -204,9 +205,7 @@ cdef void receive_rtp(plane *p, int64_t now, plane_track *k, const addr *source,
 cdef inline void forward(plane *p, int64_t now, plane_track *k, inner *header, const uint8_t *data,
                          uint16_t n) noexcept nogil:
     """Send what came from a source to the peers and egresses of its track."""
-    cdef feed *f = k.feeds
     cdef slab *body = slab_get(p.pool)
-    cdef uint8_t flags = header.flags
     if body == NULL:
         k.t.stats.no_memory += 1
         return
@@ -215,22 +214,10 @@ cdef inline void forward(plane *p, int64_t now, plane_track *k, inner *header, c
     header.length = n
     header.time = <uint32_t>(now // INNER_TIME_NS)
     header.priority = k.priority
-    while f != NULL:
-        header.stream = f.stream
-        header.track = f.track
-        header.epoch = f.epoch
-        header.flags = flags & ~<uint8_t>INNER_START
-        if not f.started and not flags & INNER_RTCP:
-            f.started = True
-            k.source.report_due = True
-            header.flags |= INNER_START
-        if f.to != NULL:
-            hop_send(f.to, now, header, body, 0)
-        else:
-            mail_post(&p.mail, now, f.far, header, data)
-        f = f.next
-    if not flags & INNER_RTCP:
-        header.flags = flags | INNER_FIRST | INNER_LAST
+    if feeds_send(k.feeds, &p.mail, &k.t, now, header, body, 0):
+        k.source.report_due = True
+    if not header.flags & INNER_RTCP:
+        header.flags |= INNER_FIRST | INNER_LAST
         track_insert(&k.t, now, header, body, 0)
         track_release(&k.t, now)
     slab_unref(p.pool, body)
@@ -411,13 +398,14 @@ cdef inline void take_delivered(plane *p, int64_t now, hop *h) noexcept nogil:
         t.rtt = h.rtt_longest
         if (<plane_track *>d.track).far:
             post_delivered(p, now, h, d)
-        elif d.header.flags & INNER_RTCP:
-            track_sender_report(t, d.symbol.data + INNER_SIZE, d.header.length)
-        elif track_insert(t, now, &d.header, d.symbol, INNER_SIZE):
+        elif feeds_insert((<plane_track *>d.track).feeds, &p.mail, t, now, now, &d.header, d.symbol, INNER_SIZE):
             note_delay(h, t)
-            track_release(t, now)
         slab_unref(p.pool, d.symbol)
     h.delivered_count = 0
+
+
+cdef void insert_mail(void *p, int64_t now, int64_t arrival, void *k, const inner *header, slab *body) noexcept nogil:
+    feeds_insert((<plane_track *>k).feeds, &(<plane *>p).mail, &(<plane_track *>k).t, now, arrival, header, body, 0)
 
 
 cdef inline void note_delay(hop *h, const track *t) noexcept nogil:
@@ -443,7 +431,7 @@ cdef inline void pace(plane *p, int64_t now, hop *h) noexcept nogil:
 
 
 cdef int64_t plane_poll(plane *p, int64_t now) noexcept nogil:
-    cdef bint more = mail_take(&p.mail, p.pool, &p.tx, now)
+    cdef bint more = mail_take(&p.mail, p.pool, &p.tx, now, p, insert_mail)
     cdef timer_node *node = timer_expire(&p.wheel, now)
     while node != NULL:
         if node.kind == TIMER_TRACK:
@@ -509,7 +497,7 @@ cdef inline void apply_track(plane *p, command *c) noexcept nogil:
     elif c.op == OP_TRACK_ADD:
         k.t.timer.kind = TIMER_TRACK
         k.t.timer.owner = &k.t
-        mail_target(&p.mail, k.t.id)[0] = target(k.t.id, NULL, &k.t)
+        mail_target(&p.mail, k.t.id)[0] = target(k.t.id, NULL, k)
     elif c.op == OP_TRACK_REMOVE:
         if not k.far:
             mail_target(&p.mail, k.t.id).id = 0
@@ -519,6 +507,7 @@ cdef inline void apply_track(plane *p, command *c) noexcept nogil:
         track_restart(&k.t)
     elif c.op == OP_TRACK_HOLD:
         k.t.hold = <int64_t>c.a * 1000
+        k.t.rtt_before = <int64_t>c.b * 1000
     elif c.op == OP_EGRESS_ADD:
         e.next = k.t.egresses
         k.t.egresses = e

@@ -20,6 +20,9 @@ ctypedef struct track_stats:
     uint64_t key_frames       # whose beginning was released
     uint64_t resets           # jumps of the origin sequence that emptied the ring
     uint64_t no_memory
+    uint64_t relayed          # that came from a peer and were sent on to others
+    uint64_t expired          # not sent on to a peer: too old to be of use there
+    uint64_t too_many_hops    # not sent on: they have passed as many relays as they may
 
 ctypedef struct track:
     uint32_t id
@@ -27,6 +30,7 @@ ctypedef struct track:
     uint32_t ssrc             # of the source, as last received
     int64_t hold              # ns; longest that a missing packet is waited for, beyond the least transit time
     int64_t rtt               # ns, of the hop that the track comes by; 0: not known
+    int64_t rtt_before        # ns, the longest of the hops before that one
     ring ring
     timer_node timer
     timer_wheel *wheel
@@ -47,7 +51,7 @@ cdef bint track_init(track *t, slab_pool *pool, timer_wheel *wheel, tx_queue *tx
 cdef void track_destroy(track *t) noexcept nogil
 cdef void track_restart(track *t) noexcept nogil     # the origin began anew: other sequence, other clock
 cdef int64_t track_observe(track *t, int64_t now, uint32_t time) noexcept nogil  # the origin time, ns; sets added_delay
-cdef bint track_insert(track *t, int64_t now, const inner *h, slab *body, uint16_t off) noexcept nogil  # False: seen before
+cdef int track_insert(track *t, int64_t now, const inner *h, slab *body, uint16_t off) noexcept nogil  # as ring_insert
 cdef int64_t track_target(const track *t) noexcept nogil  # ns beyond the floor that a missing packet is waited for
 cdef void track_release(track *t, int64_t now) noexcept nogil  # everything whose time has come
 cdef void track_sender_report(track *t, const uint8_t *data, uint16_t n) noexcept nogil

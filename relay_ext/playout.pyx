@@ -72,7 +72,7 @@ cdef int64_t track_observe(track *t, int64_t now, uint32_t time) noexcept nogil:
     return origin
 
 
-cdef bint track_insert(track *t, int64_t now, const inner *h, slab *body, uint16_t off) noexcept nogil:
+cdef int track_insert(track *t, int64_t now, const inner *h, slab *body, uint16_t off) noexcept nogil:
     cdef int64_t origin = track_observe(t, now, h.time)
     cdef int64_t delay
     cdef int status
@@ -80,28 +80,28 @@ cdef bint track_insert(track *t, int64_t now, const inner *h, slab *body, uint16
     status = ring_insert(&t.ring, h, body, off, origin, now)
     if status == RING_DUPLICATE:
         t.stats.duplicate += 1
-        return False
+        return status
     delay = now - origin - delay_floor_get(&t.floor)
     if delay <= t.hold:  # no wait would have saved what came later; what came too late counts
         delay_histogram_add(&t.delays, now, delay)
     if status == RING_LATE:
         t.stats.late += 1
-        return False
+        return status
     if status == RING_NO_MEMORY:
         t.stats.no_memory += 1
-        return False
+        return status
     t.stats.received_bytes += h.length
     if status != RING_PART:
         t.stats.received += 1
     if status == RING_RESET:
         t.stats.resets += 1
-    return True
+    return status
 
 
 cdef int64_t track_target(const track *t) noexcept nogil:
     if t.rtt == 0 or delay_samples(&t.delays) < ENOUGH:
         return t.hold
-    return min(delay_quantile(&t.delays) + t.rtt + ROUND_WAIT, t.hold)
+    return min(delay_quantile(&t.delays) + max(t.rtt, t.rtt_before) + ROUND_WAIT, t.hold)
 
 
 cdef inline int64_t deadline_of(track *t, const slot *s) noexcept nogil:

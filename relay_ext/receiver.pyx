@@ -1,7 +1,7 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
 # Tables are powers of two behind a mask; lengths from the network are checked before the bytes are read.
 """Source and repair packets received: the decoder, what it delivers, and what it stops waiting for."""
-from relay_ext.inner cimport INNER_MAX_HOPS, INNER_SIZE, be16, be32, inner, inner_read, serial_diff
+from relay_ext.inner cimport INNER_MAX_HOPS, INNER_SIZE, be16, be32, inner, inner_age, inner_read, serial_diff
 from relay_ext.peer cimport (
     ESI_SIZE, HOP_DELIVERED, HOP_SPAN, REPAIR_ID, REPAIR_SPACING, REPORT_INTERVAL, hop_delivered, wake_within)
 from relay_ext.reorder cimport reorder_late, reorder_recovered
@@ -59,8 +59,8 @@ cdef void receive_source(hop *h, int64_t now, slab *s) noexcept nogil:
     elif status == RLC_REFUSED:
         h.stats.bad_inner += 1
     else:
-        deliver(h, s)  # also what the decoder no longer tracks: the track decides what is too late
-    deliver_recovered(h)
+        deliver(h, now, esi, s)  # also what the decoder no longer tracks: the track decides what is too late
+    deliver_recovered(h, now)
 
 
 cdef void receive_repair(hop *h, int64_t now, slab *s) noexcept nogil:
@@ -82,21 +82,28 @@ cdef void receive_repair(hop *h, int64_t now, slab *s) noexcept nogil:
     elif status == RLC_NO_MEMORY:
         h.stats.no_memory += 1
     note_known(h, now, started, base, highest)
-    deliver_recovered(h)
+    deliver_recovered(h, now)
 
 
-cdef inline void deliver_recovered(hop *h) noexcept nogil:
+cdef inline void deliver_recovered(hop *h, int64_t now) noexcept nogil:
     cdef uint32_t esi
     cdef slab *s = rlc_decoder_take(h.decoder, &esi)
     while s != NULL:
         h.stats.recovered += 1
         reorder_recovered(&h.reorder)
-        deliver(h, s)
+        deliver(h, now, esi, s)
         slab_unref(h.pool, s)
         s = rlc_decoder_take(h.decoder, &esi)
 
 
-cdef inline void deliver(hop *h, slab *s) noexcept nogil:
+cdef inline int64_t waited(const hop *h, int64_t now, uint32_t esi) noexcept nogil:
+    """For how long an ESI has been known to exist; for one that is no longer tracked, the longest that is known."""
+    if serial_diff(esi, h.decoder.base) < 0:
+        esi = h.decoder.base
+    return now - h.known_at[esi & (HOP_SPAN - 1)]
+
+
+cdef inline void deliver(hop *h, int64_t now, uint32_t esi, slab *s) noexcept nogil:
     cdef hop_delivered *d
     cdef route *r
     cdef inner header
@@ -120,6 +127,7 @@ cdef inline void deliver(hop *h, slab *s) noexcept nogil:
     h.delivered_count += 1
     d.track = r.track
     d.header = header
+    d.header.age = inner_age(header.age, waited(h, now, esi))
     d.symbol = s
     s.refs += 1
 

@@ -11,7 +11,7 @@ cdef enum:                    # what ring_insert answers
     RING_STORED = 0           # the packet is complete
     RING_PART = 1             # waits for its other part
     RING_DUPLICATE = 2
-    RING_LATE = 3             # playout has passed it
+    RING_LATE = 3             # playout has passed it; from then on it is a duplicate
     RING_RESET = 4            # stored, after a jump that emptied the ring
     RING_NO_MEMORY = 5
 
@@ -47,6 +47,7 @@ cdef void ring_reset(ring *r) noexcept nogil                    # drops every pa
 cdef void ring_destroy(ring *r) noexcept nogil
 cdef int ring_insert(ring *r, const inner *h, slab *body, uint16_t off, int64_t origin,
                      int64_t arrival) noexcept nogil
+cdef slot *ring_find(ring *r, uint32_t seq) noexcept nogil      # of a packet that has just been stored
 cdef slot *ring_next_held(ring *r) noexcept nogil               # first complete packet at or after `next`
 cdef void ring_skip(ring *r, uint32_t seq) noexcept nogil          # give up what comes before seq: next = seq
 cdef void ring_release(ring *r, slot *s) noexcept nogil         # done with it: next = its sequence + 1

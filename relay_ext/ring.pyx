@@ -86,13 +86,24 @@ cdef inline bint advance(ring *r, uint32_t seq) noexcept nogil:
     return False
 
 
+cdef inline bint note_late(slot *s, const inner *h) noexcept nogil:
+    """False for a packet that is known. One that is not is remembered, unless a newer one has its slot."""
+    if s.seq == h.seq and s.state == SLOT_DONE:
+        return False
+    if s.body == NULL and (s.state == SLOT_EMPTY or serial_diff(s.seq, h.seq) < 0):
+        if (h.flags & (INNER_FIRST | INNER_LAST)) == (INNER_FIRST | INNER_LAST):
+            s.seq = h.seq
+            s.state = SLOT_DONE
+    return True
+
+
 cdef int ring_insert(ring *r, const inner *h, slab *body, uint16_t off, int64_t origin,
                      int64_t arrival) noexcept nogil:
     cdef slot *s = slot_at(r, h.seq)
     cdef uint8_t part = h.flags & (INNER_FIRST | INNER_LAST)
     cdef bint reset
     if r.started and 0 > serial_diff(h.seq, r.next) > -2 * RING_CAPACITY:
-        return RING_DUPLICATE if s.seq == h.seq and s.state == SLOT_DONE else RING_LATE
+        return RING_LATE if note_late(s, h) else RING_DUPLICATE
     reset = advance(r, h.seq)
     if s.seq != h.seq or s.state == SLOT_DONE:
         slot_clear(r, s)
@@ -121,6 +132,10 @@ cdef int ring_insert(ring *r, const inner *h, slab *body, uint16_t off, int64_t 
         r.next = h.seq
         r.started = True
     return RING_RESET if reset else RING_STORED
+
+
+cdef slot *ring_find(ring *r, uint32_t seq) noexcept nogil:
+    return slot_at(r, seq)
 
 
 cdef slot *ring_next_held(ring *r) noexcept nogil:

@@ -43,9 +43,10 @@ WEB_LISTEN = Address("0.0.0.0", 8889)  # TCP
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
-    """`[node]`: who this is."""
+    """`[node]`: who this is. A region sends streams on to peers that ask for them; an edge does not."""
 
     name: Annotated[str, unique("node name", NAME)]
+    role: Annotated[Literal["edge", "region"], one_of("edge", "region")] = "edge"
     region: Annotated[str, NAME] = "default"
     state_dir: Annotated[Path, DIRECTORY] = Path("/var/lib/relay")
 

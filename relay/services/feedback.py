@@ -61,7 +61,8 @@ class Feedback:
     def on_dropped(self, now_ns: int, hop_id: int, alias: int, track_alias: int) -> None:
         """Frames that others need were dropped before a hop."""
         for stream, track in self._tracks():
-            if stream.route and (stream.route.id, stream.alias, track.alias) == (hop_id, alias, track_alias):
+            sent = stream.publications.get(hop_id)
+            if sent is not None and (sent.alias, track.alias) == (alias, track_alias):
                 self._want(now_ns, stream, track)
 
     def on_request(self, now_ns: int, hop: Hop, request: KeyFrameRequest) -> None:

@@ -32,7 +32,7 @@ from relay.core.uplinks import IN_TURN, Measured, Order, Preference, Uplink, way
 from relay.log import event
 from relay.services.rates import Rates
 from relay.services.shards import Shards
-from relay.wire.messages import Message
+from relay.wire.messages import Message, WireError
 from relay_ext import control
 from relay_ext.control import Link
 
@@ -81,6 +81,11 @@ class Hop:
     def media_bps(self) -> float | None:
         """Bits a second of media that it can carry; None: not known."""
         return self.rates.media_bps(self.params[0] if self.params else 0.0)
+
+    @property
+    def key(self) -> bytes:
+        """The peer's public key."""
+        return self.session.peer.public_key
 
 
 class Hops:
@@ -180,7 +185,7 @@ class Hops:
         """Queue a control message; False when the peer takes none now (counted)."""
         try:
             actions = hop.session.send_message(now_ns, message)
-        except ChannelError as error:
+        except (ChannelError, WireError) as error:
             hop.drops[type(error).__name__] += 1
             return False
         self._run(now_ns, hop, actions)

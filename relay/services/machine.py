@@ -11,7 +11,9 @@ from typing import Any
 
 from relay.config import Address, Config, PeerConfig, RtpDestination
 from relay.core import actions
+from relay.core.directory import Directory
 from relay.core.handshake import Identity
+from relay.core.noise import public_key
 from relay.errors import RelayError
 from relay.media.rtp import TrackSource, sources_of
 from relay.services import status
@@ -19,7 +21,8 @@ from relay.services.feedback import Feedback
 from relay.services.hops import Hop, Hops
 from relay.services.members import Members, Store
 from relay.services.shards import Shards
-from relay.services.streams import Ports, Streams
+from relay.services.streams import Streams
+from relay.services.tracks import Ports
 from relay.services.uplinks import HOP_PORT, Uplinks
 from relay.wire.hop import CIPHER_CHACHA20_POLY1305
 from relay.wire.messages import KeyFrameRequest, Message, RevocationList
@@ -67,7 +70,17 @@ class Machine:
         self.unresolved: list[PeerConfig] = []
         """Peers whose names had no address when they were added: they can call us, but not be called."""
         budget_ms = config.hop.budget_ms if config.hop else FORWARDER_BUDGET_MS
-        self.streams = Streams(shards, ports, budget_ms=budget_ms, random_bytes=random_bytes)
+        self.directory: Directory | None = None
+        if static is not None and config.node.role == "region":
+            self.directory = Directory(public_key(static))
+        self.streams = Streams(
+            shards,
+            ports,
+            name=config.node.name,
+            budget_ms=budget_ms,
+            random_bytes=random_bytes,
+            directory=self.directory,
+        )
         self.hops: Hops | None = None
         self.members: Members | None = None
         if config.hop is not None and static is not None:
@@ -115,7 +128,7 @@ class Machine:
         self._apply_ingests(now_ns, ingests)
         for name in self._egresses.keys() | egresses.keys():
             if self._egresses.get(name) != egresses.get(name):
-                self.streams.set_egress(name, egresses.get(name, ()))
+                self.streams.set_egress(now_ns, name, egresses.get(name, ()))
         self._egresses = egresses
         peers = config.hop.peers if config.hop else ()
         called_from = self._uplinks.configured or any(peer.addresses for peer in peers)
@@ -242,7 +255,8 @@ class Machine:
         return status.not_ready(self.hops, self.streams)
 
     def stream_statuses(self) -> list[dict[str, Any]]:
-        return [status.stream_status(self.shards, stream) for stream in self.streams.streams.values()]
+        streams = self.streams.streams.values()
+        return [status.stream_status(self.shards, stream, self.streams.name) for stream in streams]
 
     def hop_statuses(self) -> list[dict[str, Any]]:
         hops = self.hops

@@ -104,9 +104,7 @@ class Rates:
         return min(self._max_overhead, limit / media)
 
     def _ratio(self, link: Link, budget_ms: int) -> float:
-        if self.controllers[
-            self._mending
-        ].pressed:  # repair goes before media: only what the loss needs
+        if self.controllers[self._mending].pressed:  # repair goes before media: only what the loss needs
             loss = min(link.loss_ratio, repair.LOSS_MAX)
             return loss / (1 - loss)
         ratio = repair.proactive_ratio(

@@ -5,7 +5,7 @@ from typing import Any
 
 from relay.services.hops import MS, Hop, Hops
 from relay.services.shards import Shards
-from relay.services.stream import Stream, Track
+from relay.services.stream import Publication, Stream, Track
 from relay.services.streams import Streams
 from relay.wire.hop import CIPHER_NAMES
 from relay_ext.control import Plane
@@ -127,7 +127,7 @@ def _path_status(hops: Hops, hop: Hop, path: Status) -> Status:
     }
 
 
-def stream_status(shards: Shards, stream: Stream) -> Status:
+def stream_status(shards: Shards, stream: Stream, node: str) -> Status:
     source = "ingest" if stream.enters_here else f"hop:{stream.source.name}" if stream.source else None
     return {
         "name": stream.name,
@@ -136,7 +136,11 @@ def stream_status(shards: Shards, stream: Stream) -> Status:
         "latency_ms": stream.latency_ms,
         "budget_ms": stream.budget_ms or None,
         "target_bitrate": _target_bitrate(stream),
-        "route": _route_status(stream) if stream.enters_here else None,
+        "route": _route_status(stream) if stream.candidates else None,
+        "path": _path_of(shards, stream, node),
+        "asked": stream.asked.name if stream.asked else None,
+        "waits": None if stream.live else stream.waits or None,
+        "sent_to": [_publication_status(p) for p in stream.publications.values()],
         "tracks": [_track_status(shards.of(track.id), track) for track in stream.tracks],
     }
 
@@ -147,10 +151,39 @@ def _target_bitrate(stream: Stream) -> int | None:
     return round(sum(targets)) if targets else None
 
 
-def _route_status(stream: Stream) -> Status:
+def _path_of(shards: Shards, stream: Stream, node: str) -> list[Status]:
+    """The nodes that a stream has passed, this one last, and what is known of the hop that leads to each."""
+    unknown = {"delay_ms": None, "loss_ratio": None}
+    path: list[Status] = [{"node": name, **unknown} for name in (*stream.path, node)]
+    if stream.source is not None:
+        hop = stream.source
+        loss = shards.of(hop.id).hop_stats(hop.id)["receive_loss_ratio"]
+        path[-1] |= {"delay_ms": _delay(hop), "loss_ratio": round(max(loss, 0.0), 6)}
+    return path
+
+
+def _delay(hop: Hop) -> float | None:
+    """One way, ms, if both ways take the same."""
+    return round(hop.link.rtt_ns / 2 / MS, 3) if hop.link.rtt_ns else None
+
+
+def _publication_status(sent: Publication) -> Status:
     return {
-        "chosen": stream.route.name if stream.route else None,
-        "accepted": stream.accepted,
+        "peer": sent.hop.name,
+        "accepted": sent.accepted,
+        "budget_ms": sent.offered.budget_ms if sent.offered else None,
+        "hops_beyond": len(sent.beyond),
+        "delay_ms": _delay(sent.hop),
+        "loss_ratio": round(sent.hop.link.loss_ratio, 6) if sent.hop.link.loss_settled else None,
+    }
+
+
+def _route_status(stream: Stream) -> Status:
+    """The peer that a stream which enters here is sent to; of another, the region that was asked for it."""
+    chosen = stream.route if stream.enters_here else stream.asked
+    return {
+        "chosen": chosen.name if chosen else None,
+        "accepted": stream.accepted if stream.enters_here else stream.pulled,
         "why": stream.choice.why,
         "candidates": [
             {
@@ -181,6 +214,7 @@ def _track_status(plane: Plane, track: Track) -> Status:
         "lost_packets": stats["lost"],
         "late_packets": stats["late"],
         "duplicate_packets": stats["duplicate"],
+        "relayed_packets": stats["relayed"],
         "bitrate_bps": round(track.bitrate_bps),
         "target_bitrate": None if track.target_bps is None else round(track.target_bps),
         "key_frames": stats["key_frames"],
@@ -193,6 +227,8 @@ def _track_status(plane: Plane, track: Track) -> Status:
             **{reason: ingest[reason] for reason in INGEST_DROPS},
             "malformed": stats["malformed"],
             "no_memory": stats["no_memory"],
+            "expired": stats["expired"],
+            "too_many_hops": stats["too_many_hops"],
         },
         "playout": _playout_status(stats, plane.track_delays(track.id)),
         "egress": [

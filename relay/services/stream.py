@@ -1,4 +1,4 @@
-"""A stream of a node and its tracks: what `streams` and `feedback` know of them."""
+"""A stream of a node, its tracks and its publications: what the services know of them."""
 
 from dataclasses import dataclass, field
 
@@ -7,6 +7,7 @@ from relay.core.keyframes import PEER, KeyFrames
 from relay.core.routing import Candidate, Choice
 from relay.media.rtp import TrackFormat, TrackSource
 from relay.services.hops import Hop
+from relay.wire.messages import Publish
 
 NOT_CHOSEN = Choice(None, "not yet chosen")
 
@@ -36,28 +37,92 @@ class Track:
 
 
 @dataclass(slots=True)
+class Publication:
+    """A stream as it is offered, and then sent, to one peer."""
+
+    hop: Hop
+    alias: int
+    epoch: int
+    offered: Publish | None = None
+    """What the peer was last told; None: nothing yet, or it is to be told again."""
+    accepted: bool = False
+    beyond: tuple[int, ...] = ()
+    """Round-trip times, ms, of the hops that it takes after the peer."""
+
+
+@dataclass(slots=True)
 class Stream:
     name: str
     alias: int
-    """Given by the node that it enters at."""
+    """Of its source: given by this node where it enters here, by the peer that it comes from otherwise."""
     epoch: int
     latency_ms: int | None = None
-    budget_ms: int = 0
-    """Repair budget that its publisher gave it; 0 where it enters here."""
+    """Of a stream that enters here."""
     tracks: list[Track] = field(default_factory=list)
     sources: tuple[TrackSource, ...] = ()
     """How it enters here; empty when it comes from a peer."""
     source: Hop | None = None
     """The peer it comes from."""
+    offer: Publish | None = None
+    """What that peer said of it."""
     route: Hop | None = None
-    """The peer that it is sent, or offered, to."""
-    accepted: bool = False
-    offered: bool = False
+    """The peer that a stream which enters here is sent, or offered, to."""
     choice: Choice = NOT_CHOSEN
     candidates: list[Candidate] = field(default_factory=list)
     refusals: dict[str, tuple[str, int]] = field(default_factory=dict)
     """By peer: the reason, and until when it holds (ns)."""
+    beyond_told: tuple[int, ...] = ()
+    """What that peer was told of `beyond`."""
+    asked: Hop | None = None
+    """The region that it is subscribed at."""
+    waits: str = ""
+    """Why it has not come from there."""
+    subscribers: dict[int, Hop] = field(default_factory=dict)
+    """Peers that asked for it, by hop."""
+    told: dict[int, str] = field(default_factory=dict)
+    """Why subscribers have not got it, as they were told; by hop."""
+    publications: dict[int, Publication] = field(default_factory=dict)
+    """By hop."""
 
     @property
     def enters_here(self) -> bool:
         return bool(self.sources)
+
+    @property
+    def live(self) -> bool:
+        """Whether there is anything to send on."""
+        return self.enters_here or self.source is not None
+
+    @property
+    def pulled(self) -> bool:
+        """Whether it comes from a region that was asked for it."""
+        return self.source is not None and self.source is self.asked
+
+    @property
+    def published_here(self) -> bool:
+        """Whether it enters the fleet's regions at this node, if that is one."""
+        return self.enters_here or (self.source is not None and not self.pulled)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the peer of `route` takes it."""
+        sent = self.publications.get(self.route.id) if self.route else None
+        return sent is not None and sent.accepted
+
+    @property
+    def budget_ms(self) -> int:
+        """Repair budget that its publisher gave it; 0 where it enters here."""
+        return self.offer.budget_ms if self.offer else 0
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The nodes that it has passed, without this one."""
+        if self.source is None or self.offer is None:
+            return ()
+        return self.offer.path or (self.source.name,)
+
+    @property
+    def beyond(self) -> tuple[int, ...]:
+        """Round-trip times, ms, of the hops that it takes from here, on the longest way."""
+        ways = [(round(p.hop.link.rtt_ns / 1e6), *p.beyond) for p in self.publications.values() if p.accepted]
+        return max(ways, key=lambda way: (sum(way), len(way)), default=())

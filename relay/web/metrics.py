@@ -56,6 +56,7 @@ TRACK = (
     _Spec("relay_track_lost_packets_total", "lost_packets", "RTP packets that never came."),
     _Spec("relay_track_late_packets_total", "late_packets", "RTP packets that came after their deadline."),
     _Spec("relay_track_duplicate_packets_total", "duplicate_packets", "RTP packets that came again."),
+    _Spec("relay_track_relayed_packets_total", "relayed_packets", "RTP packets sent on to other nodes."),
     _Spec(
         "relay_track_playout_target_seconds",
         "playout.target_ms",

@@ -15,12 +15,8 @@ def render(status: Status) -> str:
     head = [node["name"], node["region"], f"relay {node['version']}", f"up {up}", state]
     lines = ["  ".join(head), *(f"  {reason}" for reason in status["reasons"])]
     lines += _fleet(status["fleet"]) if status["fleet"] else []
-    for table in (
-        _streams(status["streams"]),
-        _routes(status["streams"]),
-        _hops(status["hops"]),
-        _paths(status["hops"]),
-    ):
+    streams, hops = status["streams"], status["hops"]
+    for table in (_streams(streams), _stream_paths(streams), _routes(streams), _hops(hops), _paths(hops)):
         lines += ["", *table] if table else []
     if drops := _drops(status["hops"]):
         lines += ["", *drops]
@@ -63,6 +59,24 @@ def _streams(streams: Sequence[Status]) -> list[str]:
             )
     head = ["STREAM", "FROM", "TRACK", "KBIT/S", "RECEIVED", "DELIVERED", "LOST", "LATE", "WAIT MS", "TO"]
     return _table(head, rows) if rows else ["no streams"]
+
+
+def _stream_paths(streams: Sequence[Status]) -> list[str]:
+    """From where each stream entered the fleet to where this node sends it, as far as it knows."""
+    rows = []
+    for stream in streams:
+        path = " > ".join(_step(node["node"], node) for node in stream["path"])
+        sent = ", ".join(_step(to["peer"], to) for to in stream["sent_to"] if to["accepted"])
+        if len(stream["path"]) > 1 or sent or stream["waits"]:
+            rows.append([stream["name"], path, sent or UNKNOWN, stream["waits"] or UNKNOWN])
+    return _table(["STREAM", "PATH", "SENT TO", "WAITS BECAUSE"], rows) if rows else []
+
+
+def _step(node: str, hop: Status) -> str:
+    """A node, and the delay and loss of the hop that leads to it where they are known."""
+    if hop["delay_ms"] is None:
+        return node
+    return f"{node} ({hop['delay_ms']:.0f} ms, {_percent(hop['loss_ratio'])})"
 
 
 def _routes(streams: Sequence[Status]) -> list[str]:

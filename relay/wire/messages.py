@@ -15,13 +15,18 @@ import msgpack
 MESSAGE_BYTES_MAX = 1024
 """Bytes of one packed message: with the frame's header and the seal it fits the smallest datagram."""
 STREAM_NAME_CHARS_MAX = 64
+NODE_NAME_CHARS_MAX = 64
 CODEC_CHARS_MAX = 64
 FMTP_CHARS_MAX = 1024
 REASON_CHARS_MAX = 200
 TRACKS_MAX = 16
 """Tracks of one publication."""
 BUDGET_MS_MAX = 60_000
-"""Milliseconds from ingress to egress that a publication may ask for."""
+"""Milliseconds that a publication may ask for."""
+PATH_NODES_MAX = 3
+"""Nodes that a stream has passed before the hop that it is offered on: its origin and two relays."""
+CATALOGUE_ENTRIES_MAX = 64
+"""Streams on one page."""
 U8, U16, U32 = 0xFF, 0xFFFF, 0xFFFFFFFF
 
 TRACK_KINDS = ("video", "audio", "av")
@@ -46,6 +51,13 @@ class Kind(IntEnum):
     UNPUBLISH = 4
     KEY_FRAME_REQUEST = 5
     REVOCATIONS = 8
+    DIGEST = 10
+    ANNOUNCE = 11
+    ASK = 12
+    CATALOGUE = 13
+    SUBSCRIBE = 14
+    UNSUBSCRIBE = 15
+    UNAVAILABLE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +89,27 @@ class Publish:
     epoch: int
     """Publication epoch, 0..255: tells a stream's new publication from its old one."""
     budget_ms: int
-    """Latency budget from ingress to egress, milliseconds."""
+    """What repair on this hop may add beyond propagation, milliseconds."""
     tracks: tuple[Track, ...]
+    path: tuple[str, ...] = ()
+    """Names of the nodes that the stream has passed, the one that it entered at first, the sender last."""
+    behind_ms: int = 0
+    """The repair budgets of the hops before this one, together."""
+    rtt_ms: int = 0
+    """The longest round trip of the hops before this one."""
+    latency_ms: int = 0
+    """What is left of the stream's latency for this hop and those after it, propagation included; 0: no
+    limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublishOk:
-    """The receiver takes the publication."""
+    """The receiver takes the publication. Said again when `beyond` has changed."""
 
     alias: int
     epoch: int
+    beyond: tuple[int, ...] = ()
+    """Round-trip times in ms of the hops that the stream takes after the receiver, on the longest way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +148,88 @@ class RevocationList:
     """As the fleet's key has signed it (core/record.py)."""
 
 
-Message = KeyFrameRequest | Publish | PublishOk | PublishRefused | RevocationList | Unpublish
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """The sender is a region, and this is the state of its list of streams (core/directory.py)."""
+
+    version: int
+    """Of the list: changes since the process began, 32 bits."""
+    stamp: int
+    """The highest that it has seen, 32 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """A stream is published at the sender, or no longer is."""
+
+    stream: str
+    version: int
+    """Of the list, with this change."""
+    stamp: int
+    """Of the publication; 0: it has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The sender wants the receiver's whole list."""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    stream: str
+    stamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """A page of the sender's list."""
+
+    version: int
+    page: int
+    """Counted from 0."""
+    last: bool
+    entries: tuple[CatalogueEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """The sender wants to be offered this stream, now or when it comes."""
+
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """The sender no longer wants it."""
+
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """The stream cannot be offered to a subscriber now."""
+
+    stream: str
+    kept: bool
+    """The subscription stands, and the stream will be offered when it comes."""
+    reason: str
+
+
+Message = (
+    KeyFrameRequest
+    | Publish
+    | PublishOk
+    | PublishRefused
+    | RevocationList
+    | Unpublish
+    | Digest
+    | Announce
+    | Ask
+    | Catalogue
+    | Subscribe
+    | Unsubscribe
+    | Unavailable
+)
 Fields = Mapping[str, object]
 
 
@@ -171,11 +275,19 @@ def text(fields: Fields, key: str, chars_max: int, *, empty: bool = False) -> st
     return value
 
 
-def items(fields: Fields, key: str, count_max: int) -> list[object]:
-    """A list field with 1..count_max elements. Raises WireError."""
+def boolean(fields: Fields, key: str) -> bool:
     value = fields.get(key)
-    if not isinstance(value, list) or not 1 <= len(value) <= count_max:
-        raise WireError(f"{key} must be a list of 1 to {count_max} elements")
+    if not isinstance(value, bool):
+        raise WireError(f"{key} must be true or false")
+    return value
+
+
+def items(fields: Fields, key: str, count_max: int, *, empty: bool = False) -> list[object]:
+    """A list field with 1..count_max elements, or none when `empty` (a missing field then reads as none).
+    Raises WireError."""
+    value = fields.get(key, [] if empty else None)
+    if not isinstance(value, list) or not 1 - empty <= len(value) <= count_max:
+        raise WireError(f"{key} must be a list of {1 - empty} to {count_max} elements")
     return value
 
 
@@ -197,11 +309,17 @@ def decode(data: bytes) -> Message:
     return _PARSERS[Kind(kind)](fields)
 
 
-def _to_fields(message: Message | Track) -> dict[str, object]:
+OMITTED = {"path": (), "behind_ms": 0, "rtt_ms": 0, "latency_ms": 0, "beyond": (), "entries": []}
+"""Fields that are left out where they say nothing."""
+
+
+def _to_fields(message: Message | Track | CatalogueEntry) -> dict[str, object]:
     fields: dict[str, object] = {name: getattr(message, name) for name in message.__slots__}
     if isinstance(message, Publish):
         fields["tracks"] = [_to_fields(track) for track in message.tracks]
-    return fields
+    if isinstance(message, Catalogue):
+        fields["entries"] = [_to_fields(entry) for entry in message.entries]
+    return {name: value for name, value in fields.items() if name not in OMITTED or value != OMITTED[name]}
 
 
 def _track(fields: object) -> Track:
@@ -225,16 +343,57 @@ def _publish(fields: Fields) -> Publish:
     if len({track.alias for track in tracks}) != len(tracks):
         raise WireError("two tracks have the same alias")
     return Publish(
-        stream=text(fields, "stream", STREAM_NAME_CHARS_MAX),
+        stream=_stream(fields),
         alias=integer(fields, "alias", 0, U16),
         epoch=integer(fields, "epoch", 0, U8),
         budget_ms=integer(fields, "budget_ms", 1, BUDGET_MS_MAX),
         tracks=tracks,
+        path=tuple(
+            text({"path": name}, "path", NODE_NAME_CHARS_MAX)
+            for name in items(fields, "path", PATH_NODES_MAX, empty=True)
+        ),
+        behind_ms=integer({"behind_ms": 0, **fields}, "behind_ms", 0, BUDGET_MS_MAX),
+        rtt_ms=integer({"rtt_ms": 0, **fields}, "rtt_ms", 0, BUDGET_MS_MAX),
+        latency_ms=integer({"latency_ms": 0, **fields}, "latency_ms", 0, BUDGET_MS_MAX),
     )
 
 
 def _publish_ok(fields: Fields) -> PublishOk:
-    return PublishOk(integer(fields, "alias", 0, U16), integer(fields, "epoch", 0, U8))
+    beyond = items(fields, "beyond", PATH_NODES_MAX - 1, empty=True)
+    return PublishOk(
+        integer(fields, "alias", 0, U16),
+        integer(fields, "epoch", 0, U8),
+        tuple(integer({"beyond": rtt}, "beyond", 0, BUDGET_MS_MAX) for rtt in beyond),
+    )
+
+
+def _stream(fields: Fields) -> str:
+    return text(fields, "stream", STREAM_NAME_CHARS_MAX)
+
+
+def _announce(fields: Fields) -> Announce:
+    return Announce(_stream(fields), integer(fields, "version", 0, U32), integer(fields, "stamp", 0, U32))
+
+
+def _entry(fields: object) -> CatalogueEntry:
+    if not isinstance(fields, dict):
+        raise WireError("an entry must be a map")
+    return CatalogueEntry(_stream(fields), integer(fields, "stamp", 1, U32))
+
+
+def _catalogue(fields: Fields) -> Catalogue:
+    entries = items(fields, "entries", CATALOGUE_ENTRIES_MAX, empty=True)
+    return Catalogue(
+        version=integer(fields, "version", 0, U32),
+        page=integer(fields, "page", 0, U16),
+        last=boolean(fields, "last"),
+        entries=tuple(_entry(entry) for entry in entries),
+    )
+
+
+def _unavailable(fields: Fields) -> Unavailable:
+    reason = text(fields, "reason", REASON_CHARS_MAX, empty=True)
+    return Unavailable(_stream(fields), boolean(fields, "kept"), reason)
 
 
 def _with_reason(make: Callable[[int, int, str], T]) -> Callable[[Fields], T]:
@@ -265,6 +424,13 @@ _KINDS: dict[type[Message], Kind] = {
     PublishRefused: Kind.PUBLISH_REFUSED,
     Unpublish: Kind.UNPUBLISH,
     RevocationList: Kind.REVOCATIONS,
+    Digest: Kind.DIGEST,
+    Announce: Kind.ANNOUNCE,
+    Ask: Kind.ASK,
+    Catalogue: Kind.CATALOGUE,
+    Subscribe: Kind.SUBSCRIBE,
+    Unsubscribe: Kind.UNSUBSCRIBE,
+    Unavailable: Kind.UNAVAILABLE,
 }
 _PARSERS: dict[Kind, Callable[[Fields], Message]] = {
     Kind.PUBLISH: _publish,
@@ -273,4 +439,11 @@ _PARSERS: dict[Kind, Callable[[Fields], Message]] = {
     Kind.UNPUBLISH: _with_reason(Unpublish),
     Kind.KEY_FRAME_REQUEST: _key_frame_request,
     Kind.REVOCATIONS: _revocation_list,
+    Kind.DIGEST: lambda fields: Digest(integer(fields, "version", 0, U32), integer(fields, "stamp", 0, U32)),
+    Kind.ANNOUNCE: _announce,
+    Kind.ASK: lambda fields: Ask(),
+    Kind.CATALOGUE: _catalogue,
+    Kind.SUBSCRIBE: lambda fields: Subscribe(_stream(fields)),
+    Kind.UNSUBSCRIBE: lambda fields: Unsubscribe(_stream(fields)),
+    Kind.UNAVAILABLE: _unavailable,
 }

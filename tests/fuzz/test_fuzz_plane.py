@@ -119,6 +119,8 @@ class Round:
         for _ in range(self.rng.choice([1, 1, 2, 10])):
             add_egress(self.plane, track)
         self.plane.add_route(self.hop, 1, 0, 7, track)
+        if self.rng.random() < 0.5:  # back to where it came from: a relay's worst peer
+            self.plane.add_feed(track, self.hop, 2, 0, 7, age_max_us=self.rng.choice([0, 200_000, 10**9]))
         return track
 
     def set_params(self) -> None:
@@ -352,6 +354,7 @@ class Round:
         assert 0 <= link.rtt_min_ns <= 10**10
         track = self.plane.track_stats(self.sink)
         assert track["delivered"] + track["malformed"] + track["held"] <= track["received"]
+        assert track["relayed"] <= track["received"] + track["late"]
 
     def run(self) -> None:
         weights = [weight for weight, _ in self.steps]

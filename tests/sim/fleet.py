@@ -204,6 +204,7 @@ class NodeSpec:
     max_overhead: float = 1.0
     ciphers: tuple[int, ...] = (hop.CIPHER_CHACHA20_POLY1305,)
     threads: int = 1
+    role: str = "edge"
     fleet: str = ""
     """The `[fleet]` section, if it has one."""
     uplinks: tuple[str, ...] = ()
@@ -270,7 +271,7 @@ class Fleet:
     def config(self, name: str) -> Config:
         spec = self.specs[name]
         wild = "::" if ":" in spec.host else "0.0.0.0"
-        lines = [f'[node]\nname = "{name}"\n[engine]\nthreads = {spec.threads}']
+        lines = [f'[node]\nname = "{name}"\nrole = "{spec.role}"\n[engine]\nthreads = {spec.threads}']
         if spec.calls or spec.called_by or spec.fleet:
             hop_host = spec.host if any(":" in uplink for uplink in spec.uplinks) else wild
             lines.append(f'[hop]\nlisten = "{host_port(hop_host, HOP_PORT)}"\nbudget_ms = {spec.budget_ms}')

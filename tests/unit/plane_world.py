@@ -136,9 +136,9 @@ class Peer:
     def send(self, now_ns: int, *datagrams: bytes) -> list[Datagram]:
         return self.plane.receive(now_ns, [(HOP, PEER, d) for d in datagrams])
 
-    def opened(self, datagrams: list[Datagram], kind: int) -> list[bytes]:
+    def opened(self, datagrams: list[Datagram], kind: int, at: tuple[str, int] = PEER) -> list[bytes]:
         """Plaintexts of what the plane sent to the peer, of one type."""
-        mine = [d for _, address, d in datagrams if address == PEER and d[0] == kind]
+        mine = [d for _, address, d in datagrams if address == at and d[0] == kind]
         return [self._open.open(int.from_bytes(d[8:16], "big"), d[:16], d[16:]) for d in mine]
 
 

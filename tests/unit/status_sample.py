@@ -92,6 +92,9 @@ _STATUS: dict[str, Any] = {
             "epoch": 1,
             "source": "ingest",
             "latency_ms": 400,
+            "path": [{"node": "edge-sgp-1", "delay_ms": None, "loss_ratio": None}],
+            "sent_to": [{"peer": "region-sgp", "accepted": True, "delay_ms": 50.6, "loss_ratio": 0.302}],
+            "waits": None,
             "route": {
                 "chosen": "region-sgp",
                 "why": "lowest cost",
@@ -117,6 +120,7 @@ _STATUS: dict[str, Any] = {
                     "lost_packets": 4,
                     "late_packets": 6,
                     "duplicate_packets": 0,
+                    "relayed_packets": 0,
                     "bitrate_bps": 2_500_000,
                     "playout": {
                         "target_ms": 180.0,
@@ -141,6 +145,7 @@ _STATUS: dict[str, Any] = {
                     "lost_packets": 0,
                     "late_packets": 0,
                     "duplicate_packets": 0,
+                    "relayed_packets": 0,
                     "bitrate_bps": None,
                     "playout": {
                         "target_ms": 220.0,

@@ -205,7 +205,7 @@ BAD_VALUES = [
     ("[node]\nname = 3\n", "node.name", "found 3"),
     (NODE + 'state_dir = ""\n', "node.state_dir", 'found "", expected the path'),
     (NODE + "reigon = 1\n", "node.reigon", "found an unknown key, expected region"),
-    (NODE + "xyz = 1\n", "node.xyz", "found an unknown key, expected one of name, region, state_dir"),
+    (NODE + "xyz = 1\n", "node.xyz", "found an unknown key, expected one of name, region, role, state_dir"),
     (NODE + '"a\\nb" = 1\n', 'node."a\\nb"', "found an unknown key"),
     (NODE + "[hopp]\n", "hopp", "found an unknown key, expected hop"),
     (NODE + "[engine]\ncoalesce = 2\n", "engine.coalesce", "found an unknown key, expected coalesce_us"),

@@ -116,7 +116,7 @@ def test_frames_dropped_before_a_hop() -> None:
 def received() -> tuple[Node, Feedback, Stream]:
     """A stream that comes from a peer and leaves here."""
     node = Node(near=10)
-    node.streams.set_egress("studio", OUT)
+    node.streams.set_egress(0, "studio", OUT)
     node.on("near", offer())
     node.take_sent()
     return node, Feedback(node.shards, node.streams, cast(Hops, node.hops)), node.streams.streams["studio"]
@@ -208,6 +208,6 @@ def test_a_stream_that_no_peer_has_taken_has_no_target() -> None:
     w.flow(4)
     w.hop.media_bps = 500_000.0
     w.poll(5 * SECOND)
-    w.stream.accepted = False
+    w.stream.publications[w.hop.id].accepted = False
     w.poll(6 * SECOND)
     assert [t.target_bps for t in w.stream.tracks] == [None, None]

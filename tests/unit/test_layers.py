@@ -38,6 +38,7 @@ RELAY_EXT = (
     ("sender", "report"),
     ("hop",),
     ("mailbox",),
+    ("feed",),
     ("plane",),
     ("state",),
     ("control",),

@@ -26,14 +26,22 @@ from relay.wire.hop import (
 )
 from relay.wire.messages import (
     MESSAGE_BYTES_MAX,
+    Announce,
+    Ask,
+    Catalogue,
+    CatalogueEntry,
+    Digest,
     KeyFrameRequest,
     Publish,
     PublishOk,
     PublishRefused,
     RevocationList,
+    Subscribe,
     Track,
+    Unavailable,
     UnknownMessage,
     Unpublish,
+    Unsubscribe,
     WireError,
     decode,
     encode,
@@ -42,11 +50,19 @@ from relay.wire.messages import (
 VIDEO = Track(0, "video", "H264/90000", 96, 90_000, "packetization-mode=1;sprop-parameter-sets=Z0IAKeK=,aM44")
 AUDIO = Track(1, "audio", "opus/48000/2", 97, 48_000)
 PUBLISH = Publish("studio", 7, 255, 400, (VIDEO, AUDIO))
+ENTRIES = tuple(CatalogueEntry(f"stream {i}", 1 + i) for i in range(8))
 MESSAGES = [
     PUBLISH,
     PublishOk(65535, 0),
     PublishRefused(1, 2, "too many streams"),
     Unpublish(3, 4, ""),
+    Digest(2**32 - 1, 0),
+    Announce("studio", 7, 0),
+    Ask(),
+    Catalogue(8, 0, True, ENTRIES),
+    Subscribe("studio"),
+    Unsubscribe("studio"),
+    Unavailable("studio", True, "it is not published"),
     KeyFrameRequest(65535, 255, 255),
     RevocationList(b"\xff" * 842),
 ]
@@ -88,6 +104,42 @@ def test_round_trip_of_any_publication(message):
 @pytest.mark.parametrize(
     "message",
     [
+        replace(PUBLISH, path=("edge", "a", "b"), behind_ms=400, rtt_ms=80, latency_ms=900),
+        PublishOk(1, 2, beyond=(80, 0)),
+        Catalogue(0, 0, True, ()),
+    ],
+)
+def test_fields_that_may_be_missing(message):
+    data = encode(message)
+    assert decode(data) == message
+    fields = msgpack.unpackb(data)
+    left_out = {
+        key: value
+        for key, value in fields.items()
+        if key in ("t", "alias", "epoch", "version", "page", "last")
+    }
+    if isinstance(message, Publish):
+        left_out |= {key: fields[key] for key in ("stream", "budget_ms", "tracks")}
+        assert decode(msgpack.packb(left_out)) == PUBLISH
+    elif isinstance(message, PublishOk):
+        assert decode(msgpack.packb(left_out)) == PublishOk(1, 2)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        replace(PUBLISH, path=("edge", "a", "b", "c")),
+        replace(PUBLISH, path=("edge", "")),
+        replace(PUBLISH, behind_ms=-1),
+        replace(PUBLISH, latency_ms=60_001),
+        PublishOk(1, 1, (1, 2, 3)),
+        Digest(-1, 0),
+        Announce("", 1, 1),
+        Catalogue(1, 0, 1, ENTRIES),
+        Catalogue(1, 0, True, (CatalogueEntry("a", 0),)),
+        Catalogue(1, 0, True, ENTRIES * 9),
+        Subscribe("x" * 65),
+        Unavailable("a", True, "x" * 201),
         replace(PUBLISH, stream=""),
         replace(PUBLISH, stream="x" * 65),
         replace(PUBLISH, stream="two\nlines"),
@@ -131,7 +183,7 @@ def test_every_truncation_and_missing_field_is_refused(message):
     with pytest.raises(WireError):
         decode(data + b"\0")
     fields = msgpack.unpackb(data)
-    for key in set(fields) - {"reason"}:
+    for key in set(fields) - {"reason", "entries"}:
         with pytest.raises(WireError):
             decode(msgpack.packb({k: v for k, v in fields.items() if k != key}))
 

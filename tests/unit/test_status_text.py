@@ -18,6 +18,9 @@ def test_the_sample() -> None:
         "192.0.2.10:6004 192.0.2.11:6004\n"
         "studio  ingest  audio opus/48000/2  -       0         0          0     0     220      -\n"
         "\n"
+        "STREAM  PATH        SENT TO                    WAITS BECAUSE\n"
+        "studio  edge-sgp-1  region-sgp (51 ms, 30.2%)  -\n"
+        "\n"
         "STREAM  ROUTE       COSTS (MS)        WHY\n"
         "studio  region-sgp  region-sgp 115.4  lowest cost\n"
         "\n"
@@ -76,6 +79,27 @@ def test_a_stream_without_a_source_or_a_route() -> None:
     status["streams"][0] |= {"source": None, "route": {"chosen": None, "why": "no peer", "candidates": []}}
     text = render(status)
     assert "studio  none  video" in text and "ROUTE" not in text
+
+
+def test_a_stream_that_came_over_several_hops_and_one_that_waits() -> None:
+    status = sample()
+    came, waits = sample()["streams"][0], sample()["streams"][0]
+    unknown = {"delay_ms": None, "loss_ratio": None}
+    came |= {
+        "path": [
+            {"node": "edge", **unknown},
+            {"node": "region-a", **unknown},
+            {"node": "region-b", "delay_ms": 80.2, "loss_ratio": 0.01},
+        ],
+        "sent_to": [],
+    }
+    waits |= {"path": [{"node": "region-b", **unknown}], "sent_to": [], "waits": "it is not published"}
+    status["streams"] = [came, waits]
+    assert (
+        "STREAM  PATH                                  SENT TO  WAITS BECAUSE\n"
+        "studio  edge > region-a > region-b (80 ms, 1.0%)  -        -\n"
+        "studio  region-b                                  -        it is not published\n"
+    ).splitlines()[1:] == render(status).split("WAITS BECAUSE\n")[1].splitlines()[:2]
 
 
 def test_names_of_other_nodes_cannot_drive_the_terminal() -> None:

@@ -75,6 +75,10 @@ class FakeHop:
     link: Link = LINK
     media_bps: float | None = None
 
+    @property
+    def key(self) -> bytes:
+        return self.name.encode()
+
 
 @dataclass
 class FakeHops:
@@ -117,7 +121,11 @@ class Node:
             self.hops.costs[name] = cost
         count = iter(range(1, 10_000))
         self.streams = Streams(
-            self.shards, self.ports, budget_ms=200, random_bytes=lambda n: next(count).to_bytes(4, "big")[-n:]
+            self.shards,
+            self.ports,
+            name="here",
+            budget_ms=200,
+            random_bytes=lambda n: next(count).to_bytes(4, "big")[-n:],
         )
         self.streams.attach(cast(Hops, self.hops))
 
@@ -163,7 +171,7 @@ def received(node: Node, seq: int, now_ns: int, *, esi: int, epoch: int = 7, fla
 
 def test_a_plain_forwarder() -> None:
     node = Node()
-    node.streams.set_egress("studio", OUT)
+    node.streams.set_egress(0, "studio", OUT)
     stream = node.streams.add_ingest(0, "studio", None, SOURCES)
     assert sorted(a.port for a in node.ports.opened.values()) == [0, 5004, 5005, 5006, 5007]
     assert numbers(node.receive(0, 5004, rtp(1)), TO_VIDEO) == [1]
@@ -179,7 +187,7 @@ def test_a_plain_forwarder() -> None:
     node.streams.remove_ingest(0, "studio")
     assert [a.port for a in node.ports.opened.values()] == [0]
     assert list(node.streams.streams) == ["studio"]  # its egress waits
-    node.streams.set_egress("studio", ())
+    node.streams.set_egress(0, "studio", ())
     assert node.streams.streams == {}
     node.close()
 
@@ -198,11 +206,11 @@ def test_a_port_in_use_leaves_nothing_behind() -> None:
 
 def test_destinations_that_stay_are_not_touched() -> None:
     node = Node()
-    node.streams.set_egress("studio", OUT)
+    node.streams.set_egress(0, "studio", OUT)
     stream = node.streams.add_ingest(0, "studio", None, SOURCES)
     before = dict(stream.tracks[0].egresses)
     other = RtpDestination(kind="video", address=Address("192.0.2.9", 7004))
-    node.streams.set_egress("studio", (OUT[0], other))
+    node.streams.set_egress(0, "studio", (OUT[0], other))
     assert stream.tracks[0].egresses.items() >= before.items()
     assert [d.address.port for d in stream.tracks[0].egresses] == [6004, 7004]
     assert stream.tracks[1].egresses == {}
@@ -325,7 +333,7 @@ def test_a_peer_that_is_removed_leaves_no_feed() -> None:
 
 def test_an_offered_stream_is_taken_and_played() -> None:
     node = Node(edge=10)
-    node.streams.set_egress("studio", OUT)
+    node.streams.set_egress(0, "studio", OUT)
     node.on("edge", offer())
     assert node.take_sent() == [("edge", PublishOk(9, 7))]
     assert node.hops.budgets["edge"] == (None, 100)
@@ -341,7 +349,7 @@ def test_an_offered_stream_is_taken_and_played() -> None:
 
 def test_a_restarted_publisher_goes_on_in_the_same_tracks() -> None:
     node = Node(edge=10)
-    node.streams.set_egress("studio", OUT)
+    node.streams.set_egress(0, "studio", OUT)
     node.on("edge", offer())
     received(node, 5, 1000 * MS, esi=1, flags=WHOLE | START)
     tracks = [t.id for t in node.streams.streams["studio"].tracks]
@@ -357,7 +365,7 @@ def test_a_restarted_publisher_goes_on_in_the_same_tracks() -> None:
 
 def test_the_same_offer_again_interrupts_nothing() -> None:
     node = Node(edge=10)
-    node.streams.set_egress("studio", OUT)
+    node.streams.set_egress(0, "studio", OUT)
     for _ in range(2):
         node.on("edge", offer())
     received(node, 5, 1000 * MS, esi=1, flags=WHOLE | START)
@@ -409,7 +417,7 @@ def test_a_peer_has_room_for_so_many_tracks() -> None:
 
 def test_ingest_of_a_stream_that_a_peer_sends_takes_it_over() -> None:
     node = Node(edge=10)
-    node.streams.set_egress("studio", OUT)
+    node.streams.set_egress(0, "studio", OUT)
     node.on("edge", offer())
     stream = node.streams.add_ingest(0, "studio", None, SOURCES)
     assert (stream.source, stream.enters_here) == (None, True)
@@ -434,7 +442,7 @@ def test_draining_gives_streams_back_and_takes_none() -> None:
 def test_tracks_of_one_kind_are_told_apart_by_their_index() -> None:
     node = Node(edge=10)
     second = RtpDestination(kind="video", address=Address("192.0.2.9", 7004), index=1)
-    node.streams.set_egress("studio", (OUT[0], second))
+    node.streams.set_egress(0, "studio", (OUT[0], second))
     tracks = (Track(4, "video", "H264/90000", 96, 90_000), Track(8, "video", "H264/90000", 98, 90_000))
     node.on("edge", Publish("studio", 9, 7, 100, tracks))
     ports = [[d.address.port for d in t.egresses] for t in node.streams.streams["studio"].tracks]

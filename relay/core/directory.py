@@ -1,0 +1,184 @@
+"""Which stream is published at which region, agreed between regions that all speak with each other.
+
+A region says of its own streams alone, to every other region, and nobody repeats it. So what a region knows
+of another is that one's list, or an older state of it, for the channel keeps order:
+
+    Announce   one change, with the number (`version`) that the list has after it
+    Digest     that number, every DIGEST_NS, and at the beginning of a session; it also says that the sender
+               is a region at all
+    Ask        from who finds that a number does not follow the one it has: it wants the list
+    Catalogue  the list, in pages of one message each
+
+A region that is not heard for EXPIRE_NS, or whose process is a new one, has no streams until it says so
+again.
+
+Two regions may have published one name without knowing of each other. Each entry has a stamp: one more than
+the highest that its region had seen (a Lamport clock), so that whoever could know of the other came later.
+The lower stamp keeps the name, of equal ones the lower key; all regions see the same entries, and so agree.
+No clock is read for that: small boards lose the time, and ages would differ by what messages took.
+
+Sans-IO: `receive` and `poll` are given the time in ns; what they return is to be sent.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from relay.wire.messages import (
+    CATALOGUE_ENTRIES_MAX,
+    U32,
+    Announce,
+    Ask,
+    Catalogue,
+    CatalogueEntry,
+    Digest,
+    Message,
+)
+
+MS = 1_000_000
+DIGEST_NS = 5_000 * MS
+EXPIRE_NS = 20_000 * MS
+"""Silence after which a region's streams are gone: longer than a session takes to call itself silent, so that
+a reconnect of that length costs nothing."""
+PAGE_BYTES = 800
+"""Text of one page, so that it fits a message with what is around it."""
+ENTRIES_MAX = 4096
+"""Streams remembered of one region, at most; more are not believed."""
+
+DirectoryMessage = Announce | Ask | Catalogue | Digest
+
+
+@dataclass(slots=True)
+class _Region:
+    """Another region's list, as far as it is known."""
+
+    heard_ns: int
+    version: int | None = None
+    """Of `streams`; None before the first catalogue."""
+    streams: dict[str, int] = field(default_factory=dict)
+    """Stamps."""
+    asked: bool = False
+    """A catalogue is to come; what is announced before it is in it."""
+    arriving: dict[str, int] = field(default_factory=dict)
+    """Of that catalogue, up to `next_page`."""
+    next_page: int = 0
+
+
+class Directory:
+    """The directory of one region, which is named by its `key` as the others are: by the public key."""
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.own: dict[str, int] = {}
+        """Streams that are published here, and their stamps."""
+        self._version = 0
+        self._stamp = 0
+        """The highest seen."""
+        self._regions: dict[bytes, _Region] = {}
+        self._next_digest_ns: int | None = None
+
+    # ---- what it knows -------------------------------------------------------------------------
+
+    def holder(self, stream: str) -> bytes | None:
+        """The region that has the stream, this one included; None: nobody."""
+        claims = [
+            (region.streams[stream], key) for key, region in self._regions.items() if stream in region.streams
+        ]
+        if stream in self.own:
+            claims.append((self.own[stream], self.key))
+        return min(claims)[1] if claims else None
+
+    def view(self) -> dict[str, bytes]:
+        """Every stream and its holder."""
+        names = {*self.own, *(name for region in self._regions.values() for name in region.streams)}
+        return {name: holder for name in sorted(names) if (holder := self.holder(name))}
+
+    # ---- what happens here ---------------------------------------------------------------------
+
+    def publish(self, stream: str) -> Announce:
+        """A stream is published here now; the message is for every region."""
+        self._stamp = min(self._stamp + 1, U32)
+        self.own[stream] = self._stamp
+        return self._changed(stream, self._stamp)
+
+    def withdraw(self, stream: str) -> Announce:
+        """It no longer is."""
+        del self.own[stream]
+        return self._changed(stream, 0)
+
+    def _changed(self, stream: str, stamp: int) -> Announce:
+        self._version += 1
+        return Announce(stream, self._version, stamp)
+
+    def digest(self) -> Digest:
+        return Digest(self._version, self._stamp)
+
+    # ---- what others say -----------------------------------------------------------------------
+
+    def receive(self, now_ns: int, key: bytes, message: DirectoryMessage) -> list[Message]:
+        """A message of another region; what it is answered with."""
+        region = self._regions.setdefault(key, _Region(now_ns))
+        region.heard_ns = now_ns
+        match message:
+            case Digest(version, stamp):
+                self._stamp = max(self._stamp, stamp)
+                region.asked = version != region.version
+                return [Ask()] if region.asked else []
+            case Announce(stream, version, stamp):
+                self._stamp = max(self._stamp, stamp)
+                return self._announced(region, stream, version, stamp)
+            case Catalogue():
+                self._page(region, message)
+                return []
+            case Ask():
+                return list(self._catalogue())
+
+    def _announced(self, region: _Region, stream: str, version: int, stamp: int) -> list[Message]:
+        if region.asked:
+            return []
+        if region.version is None or version != region.version + 1:
+            region.asked = True
+            return [Ask()]
+        region.version = version
+        if not stamp:
+            region.streams.pop(stream, None)
+        elif stream in region.streams or len(region.streams) < ENTRIES_MAX:
+            region.streams[stream] = stamp
+        return []
+
+    def _page(self, region: _Region, page: Catalogue) -> None:
+        if page.page == 0:
+            region.arriving, region.next_page = {}, 0
+        if page.page != region.next_page:
+            return  # one before it could not be sent; the next digest will tell
+        region.next_page += 1
+        region.arriving.update((entry.stream, entry.stamp) for entry in page.entries)
+        self._stamp = max(self._stamp, *region.arriving.values(), 0)
+        if page.last and len(region.arriving) <= ENTRIES_MAX:
+            region.streams, region.arriving = region.arriving, {}
+            region.version, region.asked = page.version, False
+
+    def _catalogue(self) -> Iterable[Catalogue]:
+        pages: list[list[CatalogueEntry]] = [[]]
+        used = 0
+        for stream, stamp in sorted(self.own.items()):
+            size = len(stream.encode()) + 24  # two keys, their lengths, a stamp
+            if pages[-1] and (used + size > PAGE_BYTES or len(pages[-1]) == CATALOGUE_ENTRIES_MAX):
+                pages.append([])
+                used = 0
+            pages[-1].append(CatalogueEntry(stream, stamp))
+            used += size
+        for i, entries in enumerate(pages):
+            yield Catalogue(self._version, i, i == len(pages) - 1, tuple(entries))
+
+    def forget(self, key: bytes) -> None:
+        """The region's process is a new one, or it is no longer a peer."""
+        self._regions.pop(key, None)
+
+    def poll(self, now_ns: int) -> Digest | None:
+        """What is gone expires; the digest for every region, when it is due."""
+        for key in [key for key, region in self._regions.items() if now_ns - region.heard_ns >= EXPIRE_NS]:
+            del self._regions[key]
+        if self._next_digest_ns is not None and now_ns < self._next_digest_ns:
+            return None
+        self._next_digest_ns = now_ns + DIGEST_NS
+        return self.digest()

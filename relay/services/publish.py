@@ -1,0 +1,234 @@
+"""What a node sends to its peers: a stream that enters here to the peer that routing chooses, any stream to
+those that subscribed.
+
+A stream is offered (Publish), and its packets follow once the peer has taken it (PublishOk). `refresh` makes
+what is offered to whom what it should be, whatever happened before; what could not be said is said at the
+next look.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from relay.core.budget import left, share, worth_telling
+from relay.core.routing import Candidate, choose
+from relay.log import event
+from relay.services.hops import Hop, Hops
+from relay.services.shards import Shards
+from relay.services.stream import Publication, Stream
+from relay.services.tracks import HOLD_SLACK_MS
+from relay.wire.messages import BUDGET_MS_MAX, PATH_NODES_MAX, Publish, Unavailable, Unpublish
+
+logger = logging.getLogger("relay.stream")
+
+MS = 1_000_000
+REFUSED_FOR_NS = 5000 * MS
+"""A peer that refused a stream is asked again after this."""
+
+
+class Publisher:
+    """`streams` are those of the node."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        hops: Hops,
+        streams: dict[str, Stream],
+        *,
+        name: str,
+        budget_ms: int,
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._shards = shards
+        self._hops = hops
+        self._streams = streams
+        self._name = name
+        self._budget_ms = budget_ms
+        self._random_bytes = random_bytes
+        self._last_alias = 0
+
+    def new_alias(self) -> tuple[int, int]:
+        """An alias that no other stream is sent under now, and an epoch."""
+        used = {p.alias for s in self._streams.values() for p in s.publications.values()}
+        while True:
+            self._last_alias = self._last_alias % 0xFFFF + 1
+            if self._last_alias not in used:
+                return self._last_alias, self._random_bytes(1)[0]
+
+    def route(self, now_ns: int, stream: Stream) -> None:
+        """Choose the peer that a stream which enters here is sent to."""
+        stream.candidates = with_refusals(stream, self._hops.candidates())
+        current = stream.route.name if stream.route else None
+        stream.choice = choose(stream.candidates, current)
+        if stream.choice.peer is None or stream.choice.peer == current:
+            return  # without a choice, whoever has it keeps it: the hop may come back
+        fields = {"stream": stream.name, "to": stream.choice.peer, "why": stream.choice.why}
+        event(logger, logging.INFO, "stream_route", **fields)
+        stream.route = self._hops.named(stream.choice.peer)
+
+    def refresh(self, now_ns: int, stream: Stream) -> None:
+        wanted = {hop.id: hop for hop in (*stream.subscribers.values(), stream.route) if hop is not None}
+        for hop_id in stream.publications.keys() - wanted.keys():
+            self.withdraw(now_ns, stream, hop_id, "not sent here any more")
+        for hop in wanted.values():
+            reason = self._why_not(stream, hop)
+            if reason is None:
+                self._offer(now_ns, stream, hop)
+            else:
+                self.withdraw(now_ns, stream, hop.id, reason)
+                self._tell(now_ns, stream, hop, reason)
+
+    def _why_not(self, stream: Stream, hop: Hop) -> str | None:
+        """Why a stream is not offered to a peer that would have it."""
+        if not stream.live:
+            return stream.waits or "it is not published"
+        if hop is stream.source or hop.name in stream.path:
+            return "it has passed there"
+        if len(stream.path) >= PATH_NODES_MAX:
+            return f"it has passed {PATH_NODES_MAX} nodes"
+        return None
+
+    def _tell(self, now_ns: int, stream: Stream, hop: Hop, reason: str) -> None:
+        if hop.id not in stream.subscribers or stream.told.get(hop.id) == reason:
+            return
+        if self._hops.send(now_ns, hop, Unavailable(stream.name, True, reason)):
+            stream.told[hop.id] = reason
+
+    def _offer(self, now_ns: int, stream: Stream, hop: Hop) -> None:
+        stream.told.pop(hop.id, None)
+        sent = stream.publications.get(hop.id)
+        if sent is None:
+            own = (stream.alias, stream.epoch) if stream.enters_here else self.new_alias()
+            sent = stream.publications[hop.id] = Publication(hop, *own)
+        publish = self._publish(stream, sent)
+        if sent.offered is not None and not differs(sent.offered, publish):
+            return
+        if self._hops.send(now_ns, hop, publish):
+            sent.offered = publish
+            if sent.accepted:
+                self._remove_feeds(stream, sent)
+                self._add_feeds(stream, sent)
+                self._set_budgets(hop)
+
+    def _publish(self, stream: Stream, sent: Publication) -> Publish:
+        behind_ms, rtt_ms, latency_ms = 0, 0, stream.latency_ms or 0
+        if stream.offer is not None and stream.source is not None:
+            came = stream.offer
+            rtt_ms = round(stream.source.link.rtt_ns / MS)
+            latency_ms = left(came.latency_ms, rtt_ms, came.budget_ms) if came.latency_ms else 0
+            behind_ms = min(came.behind_ms + came.budget_ms, BUDGET_MS_MAX)
+            rtt_ms = max(came.rtt_ms, rtt_ms)
+        budget_ms = (
+            share(latency_ms, sent.hop.link.rtt_ns / MS, sent.beyond) if latency_ms else self._budget_ms
+        )
+        return Publish(
+            stream=stream.name,
+            alias=sent.alias,
+            epoch=sent.epoch,
+            budget_ms=budget_ms,
+            tracks=tuple(track.format.message(track.alias) for track in stream.tracks),
+            path=(*stream.path, self._name),
+            behind_ms=behind_ms,
+            rtt_ms=rtt_ms,
+            latency_ms=latency_ms,
+        )
+
+    # ---- what the peer answers -----------------------------------------------------------------
+
+    def sent_to(self, hop: Hop, alias: int, epoch: int) -> Stream | None:
+        """The stream that is offered, or sent, to a peer under an alias."""
+        for stream in self._streams.values():
+            sent = stream.publications.get(hop.id)
+            if sent is not None and (sent.alias, sent.epoch) == (alias, epoch):
+                return stream
+        return None
+
+    def taken(self, now_ns: int, hop: Hop, alias: int, epoch: int, beyond: tuple[int, ...]) -> None:
+        stream = self.sent_to(hop, alias, epoch)
+        if stream is None:
+            return
+        sent = stream.publications[hop.id]
+        sent.beyond = beyond
+        if sent.offered is None or sent.accepted:
+            return  # to be offered again; or only `beyond` is news
+        sent.accepted = True
+        self._add_feeds(stream, sent)
+        self._set_budgets(hop)
+        event(logger, logging.INFO, "stream_accepted", stream=stream.name, peer=hop.name)
+
+    def refused(self, now_ns: int, hop: Hop, alias: int, epoch: int, reason: str) -> Stream | None:
+        """Also after PublishOk: a node that drains gives its streams back. The stream, not sent there now."""
+        stream = self.sent_to(hop, alias, epoch)
+        if stream is None:
+            return None
+        event(logger, logging.WARNING, "stream_refused", stream=stream.name, peer=hop.name, reason=reason)
+        self.drop(stream, hop.id)
+        stream.subscribers.pop(hop.id, None)
+        if stream.route is hop:
+            stream.refusals[hop.name] = (reason, now_ns + REFUSED_FOR_NS)
+            stream.route = None
+        return stream
+
+    # ---- the end of a publication --------------------------------------------------------------
+
+    def withdraw(self, now_ns: int, stream: Stream, hop_id: int, reason: str) -> None:
+        """Stop sending a stream to a peer, and say so."""
+        sent = self.drop(stream, hop_id)
+        if sent is not None and sent.offered is not None and hop_id in self._hops.hops:
+            self._hops.send(now_ns, sent.hop, Unpublish(sent.alias, sent.epoch, reason))
+
+    def drop(self, stream: Stream, hop_id: int) -> Publication | None:
+        """Stop sending a stream to a peer that knows it already."""
+        sent = stream.publications.pop(hop_id, None)
+        if sent is not None and sent.accepted:
+            self._remove_feeds(stream, sent)
+            self._set_budgets(sent.hop)
+        return sent
+
+    def restart(self, stream: Stream) -> None:
+        """The stream is another one behind the same name: it is offered again, under another epoch."""
+        for sent in stream.publications.values():
+            if sent.accepted:
+                self._remove_feeds(stream, sent)
+            sent.accepted, sent.offered, sent.epoch = False, None, (sent.epoch + 1) % 256
+
+    # ---- the packet plane ----------------------------------------------------------------------
+
+    def _add_feeds(self, stream: Stream, sent: Publication) -> None:
+        assert sent.offered is not None
+        hold_ms = sent.offered.behind_ms + sent.offered.budget_ms + HOLD_SLACK_MS
+        for track in stream.tracks:
+            self._shards.of(track.id).add_feed(
+                track.id, sent.hop.id, sent.alias, track.alias, sent.epoch, age_max_us=hold_ms * 1000
+            )
+
+    def _remove_feeds(self, stream: Stream, sent: Publication) -> None:
+        for track in stream.tracks:
+            self._shards.of(track.id).remove_feed(track.id, sent.hop.id)
+
+    def _set_budgets(self, hop: Hop) -> None:
+        set_budgets(self._hops, self._streams.values(), hop)
+
+
+def set_budgets(hops: Hops, streams: Iterable[Stream], hop: Hop) -> None:
+    """Give a hop the largest budget of the streams that cross it, each way."""
+    all_sent = [s.publications[hop.id] for s in streams if hop.id in s.publications]
+    sent = [p.offered.budget_ms for p in all_sent if p.accepted and p.offered is not None]
+    received = [s.budget_ms for s in streams if s.source is hop]
+    if hop.id in hops.hops:
+        hops.set_budgets(hop, max(sent, default=None), max(received, default=None))
+
+
+def with_refusals(stream: Stream, candidates: list[Candidate]) -> list[Candidate]:
+    """Those that refused the stream not long ago marked so."""
+    return [
+        replace(c, refused=stream.refusals[c.peer][0]) if c.peer in stream.refusals else c for c in candidates
+    ]
+
+
+def differs(told: Publish, now: Publish) -> bool:
+    """Whether an offer is so different from what the peer was told that it is worth telling."""
+    if (told.alias, told.epoch, told.tracks, told.path) != (now.alias, now.epoch, now.tracks, now.path):
+        return True
+    figures = [(p.budget_ms, p.behind_ms, p.rtt_ms, p.latency_ms) for p in (told, now)]
+    return worth_telling(*figures)

@@ -1,0 +1,135 @@
+"""How a node comes to a stream that it has not got: it asks a region for it.
+
+A region asks the region that the directory names. Any other node asks the best of the regions that it calls,
+which does the same if it has not got the stream. There is one subscription a stream, however many want it
+here.
+"""
+
+import logging
+
+from relay.core.directory import Directory, DirectoryMessage
+from relay.core.routing import choose
+from relay.log import event
+from relay.services.hops import Hop, Hops
+from relay.services.publish import with_refusals
+from relay.services.stream import Stream
+from relay.wire.messages import Announce, Catalogue, Message, Subscribe, Unavailable, Unsubscribe
+
+logger = logging.getLogger("relay.stream")
+
+SENT_AWAY_FOR_NS = 60_000_000_000
+"""A region that refused a subscription is asked again after this, or when its process is a new one: by then
+the stream comes from another, and would be interrupted."""
+
+
+class Subscriber:
+    """`directory` is None for a node that is no region."""
+
+    def __init__(self, hops: Hops, directory: Directory | None) -> None:
+        self.directory = directory
+        self.regions: set[int] = set()
+        """Hops whose peers said that they are regions."""
+        self._hops = hops
+        self._unsaid: list[tuple[Hop, Message]] = []
+
+    # ---- the directory -------------------------------------------------------------------------
+
+    def announce(self, now_ns: int, stream: Stream, published: bool) -> None:
+        """Tell the other regions whether a stream is published here, if that has changed."""
+        if self.directory is not None and published != (stream.name in self.directory.own):
+            change = self.directory.publish if published else self.directory.withdraw
+            self._tell_regions(now_ns, change(stream.name))
+
+    def published_at(self, stream: str) -> str | None:
+        """The other region that has a stream."""
+        holder = self._holder(stream)
+        return holder.name if holder is not None else None
+
+    def _holder(self, stream: str) -> Hop | None:
+        if self.directory is None:
+            return None
+        key = self.directory.holder(stream)
+        return next((hop for hop in self._hops.hops.values() if hop.key == key), None)
+
+    def _tell_regions(self, now_ns: int, message: Message) -> None:
+        for hop in list(self._hops.hops.values()):
+            if hop.id in self.regions:
+                self._hops.send(now_ns, hop, message)
+
+    def on_directory(self, now_ns: int, hop: Hop, message: DirectoryMessage) -> str | bool:
+        """The stream that may be elsewhere now; True: any may, False: none."""
+        new = hop.id not in self.regions
+        self.regions.add(hop.id)
+        if self.directory is not None:
+            for answer in self.directory.receive(now_ns, hop.key, message):
+                self._hops.send(now_ns, hop, answer)
+        if isinstance(message, Announce):
+            return message.stream
+        return new or isinstance(message, Catalogue)
+
+    def forget(self, hop: Hop) -> None:
+        """The peer's process is a new one, or it is no longer a peer."""
+        self.regions.discard(hop.id)
+        self._unsaid = [(to, message) for to, message in self._unsaid if to is not hop]
+        if self.directory is not None:
+            self.directory.forget(hop.key)
+
+    def greet(self, now_ns: int, hop: Hop) -> None:
+        """Say to a peer that begins anew that this is a region."""
+        if self.directory is not None:
+            self._hops.send(now_ns, hop, self.directory.digest())
+
+    def poll(self, now_ns: int) -> None:
+        unsaid, self._unsaid = self._unsaid, []
+        for hop, message in unsaid:
+            self._say(now_ns, hop, message)
+        digest = self.directory.poll(now_ns) if self.directory is not None else None
+        if digest is not None:
+            self._tell_regions(now_ns, digest)
+
+    # ---- subscriptions -------------------------------------------------------------------------
+
+    def refresh(self, now_ns: int, stream: Stream, wanted: bool) -> Hop | None:
+        """Be subscribed where a stream is to come from, if anywhere; the region that was left, if any."""
+        target = self._target(stream) if wanted else None
+        before = stream.asked
+        if before is target:
+            return None
+        if before is not None:
+            stream.asked = None
+            self._say(now_ns, before, Unsubscribe(stream.name))
+        if target is not None and self._hops.send(now_ns, target, Subscribe(stream.name)):
+            gone = Unsubscribe(stream.name)
+            self._unsaid = [u for u in self._unsaid if u[0] is not target or u[1] != gone]
+            stream.asked = target
+            stream.waits = f"{target.name} has been asked for it"
+            event(logger, logging.INFO, "stream_asked", stream=stream.name, peer=target.name)
+        return before
+
+    def _say(self, now_ns: int, hop: Hop, message: Message) -> None:
+        """Again at the next look, if it cannot be said now: else the peer would go on sending."""
+        if hop.id in self._hops.hops and not self._hops.send(now_ns, hop, message):
+            self._unsaid.append((hop, message))
+
+    def _target(self, stream: Stream) -> Hop | None:
+        if self.directory is not None:
+            holder = self._holder(stream.name)
+            if holder is None:
+                stream.waits = "it is not published"
+            return None if holder is None or holder.name in stream.refusals else holder
+        regions = [hop for hop in self._hops.hops.values() if hop.id in self.regions]
+        names = {hop.name for hop in regions}
+        stream.candidates = with_refusals(stream, [c for c in self._hops.candidates() if c.peer in names])
+        stream.choice = choose(stream.candidates, stream.asked.name if stream.asked else None)
+        if stream.choice.peer is None:
+            stream.waits = "no region that this node calls is connected"
+            return stream.asked  # its hop may come back
+        return self._hops.named(stream.choice.peer)
+
+    def on_unavailable(self, now_ns: int, hop: Hop, message: Unavailable, stream: Stream) -> None:
+        """The region that was asked for a stream has not got it, or sends its subscribers away."""
+        stream.waits = f"{hop.name}: {message.reason}"
+        event(logger, logging.INFO, "stream_waits", stream=stream.name, peer=hop.name, reason=message.reason)
+        if not message.kept:
+            stream.asked = None
+            stream.refusals[hop.name] = (message.reason, now_ns + SENT_AWAY_FOR_NS)

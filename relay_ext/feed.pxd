@@ -1,0 +1,24 @@
+# The peers that a track is sent to, whether it enters here or comes from another peer.
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+
+from relay_ext.inner cimport inner
+from relay_ext.mailbox cimport mailroom
+from relay_ext.peer cimport hop
+from relay_ext.playout cimport track
+from relay_ext.slab cimport slab
+
+ctypedef struct feed:
+    # a track that is sent to a peer
+    feed *next
+    hop *to                   # NULL: `far` is a peer of another shard
+    uint32_t far              # its id
+    uint16_t stream           # aliases on this hop
+    uint16_t age_max          # units of `inner.age`; what is older is of no use to the peer
+    uint8_t track
+    uint8_t epoch
+    bint started
+
+cdef bint feeds_send(feed *f, mailroom *mail, track *t, int64_t now, const inner *header, slab *body,
+                     uint16_t off) noexcept nogil  # True: a peer has been sent its first packet
+cdef bint feeds_insert(feed *f, mailroom *mail, track *t, int64_t now, int64_t arrival, const inner *header, slab *body,
+                       uint16_t off) noexcept nogil  # what came from a peer; True: it is news to playout

@@ -1,0 +1,95 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True
+# No array is indexed here.
+"""The peers that a track is sent to: the same payload for each, behind an inner header of its own."""
+from relay_ext.inner cimport INNER_FIRST, INNER_LAST, INNER_MAX_HOPS, INNER_RTCP, INNER_START, inner_age
+from relay_ext.mailbox cimport mail_post
+from relay_ext.playout cimport track_insert, track_release, track_sender_report
+from relay_ext.ring cimport RING_LATE, RING_PART, RING_RESET, RING_STORED, ring_find, slot
+from relay_ext.rtp cimport rtcp_build_sr
+from relay_ext.sender cimport hop_send
+from relay_ext.slab cimport slab_get, slab_unref
+
+
+cdef bint feeds_send(feed *f, mailroom *mail, track *t, int64_t now, const inner *header, slab *body,
+                     uint16_t off) noexcept nogil:
+    cdef inner h = header[0]
+    cdef uint8_t flags = header.flags & ~<uint8_t>(INNER_FIRST | INNER_LAST)
+    cdef bint started = False
+    while f != NULL:
+        if header.age > f.age_max:
+            t.stats.expired += 1
+            f = f.next
+            continue
+        h.stream = f.stream
+        h.track = f.track
+        h.epoch = f.epoch
+        h.flags = flags
+        if not f.started and not flags & INNER_RTCP:
+            f.started = started = True
+            if t.ring.started:  # else what comes from a peer may be overtaken by the track's first packet
+                h.flags |= INNER_START
+        if f.to != NULL:
+            hop_send(f.to, now, &h, body, off)
+        else:
+            mail_post(mail, now, f.far, &h, body.data + off)
+        f = f.next
+    return started
+
+
+cdef bint feeds_insert(feed *f, mailroom *mail, track *t, int64_t now, int64_t arrival, const inner *header, slab *body,
+                       uint16_t off) noexcept nogil:
+    """On to other peers at once, in any order, and to playout here."""
+    cdef int status
+    if header.flags & INNER_RTCP:
+        track_sender_report(t, body.data + off, header.length)
+        relay(f, mail, t, now, arrival, header, body, off)
+        return False
+    status = track_insert(t, arrival, header, body, off)
+    if f != NULL:
+        relay_inserted(f, mail, t, now, arrival, header, body, off, status)
+    track_release(t, now)
+    return status == RING_STORED or status == RING_RESET or status == RING_PART
+
+
+cdef bint relay(feed *f, mailroom *mail, track *t, int64_t now, int64_t arrival, const inner *header, slab *body,
+                uint16_t off) noexcept nogil:
+    """Origin sequence, time, flags and gap stay; the peers see one more hop, and the time that it took here."""
+    cdef inner h = header[0]
+    if f == NULL:
+        return False
+    if header.hops + 1 >= INNER_MAX_HOPS:
+        t.stats.too_many_hops += 1
+        return False
+    h.hops += 1
+    h.age = inner_age(header.age, now - arrival)
+    t.stats.relayed += not header.flags & INNER_RTCP
+    return feeds_send(f, mail, t, now, &h, body, off)
+
+
+cdef void relay_inserted(feed *f, mailroom *mail, track *t, int64_t now, int64_t arrival, const inner *header,
+                         slab *body, uint16_t off, int status) noexcept nogil:
+    cdef inner whole = header[0]
+    cdef slot *s
+    if status == RING_STORED or status == RING_RESET:  # of two parts, the second has completed it
+        s = ring_find(&t.ring, header.seq)
+        whole.length = s.len
+        whole.flags |= s.flags
+        body = s.body
+        off = s.off
+    elif status != RING_LATE or not (header.flags & INNER_FIRST and header.flags & INNER_LAST):
+        return  # what is late for playout here may not be for one that waits for longer
+    if relay(f, mail, t, now, arrival, &whole, body, off) and t.clock.known:
+        tell_report(f, mail, t, now, arrival, &whole)
+
+
+cdef void tell_report(feed *f, mailroom *mail, track *t, int64_t now, int64_t arrival, const inner *header) noexcept nogil:
+    """Behind the first packet for a peer, the last sender report: the next may be seconds away."""
+    cdef inner h = header[0]
+    cdef slab *report = slab_get(t.pool)
+    if report == NULL:
+        t.stats.no_memory += 1
+        return
+    h.flags = INNER_RTCP
+    h.length = report.len = <uint16_t>rtcp_build_sr(report.data, &t.clock.report, <const uint8_t *>b"", 0)
+    relay(f, mail, t, now, arrival, &h, report, 0)
+    slab_unref(t.pool, report)
