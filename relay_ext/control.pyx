@@ -25,12 +25,13 @@ from relay_ext.plane cimport (
     OP_CONTROL, OP_COOKIE_SECRET, OP_EGRESS_ADD, OP_EGRESS_REMOVE, OP_FEED_ADD, OP_FEED_REMOVE, OP_FEEDBACK,
     OP_HOP_ADD, OP_HOP_ORDERS, OP_HOP_PARAMS, OP_HOP_REMOVE, OP_KEYS_ADD, OP_KEYS_DROP, OP_KEYS_USE, OP_PATH, OP_PORT,
     OP_ROUTE_ADD, OP_ROUTE_REMOVE, OP_SEND, OP_TRACK_ADD, OP_TRACK_HOLD, OP_TRACK_REMOVE, OP_TRACK_RESTART,
-    PLANE_PORTS, PLANE_SESSIONS, outgoing, plane_free, plane_new, plane_apply, plane_poll, plane_receive,
+    PLANE_PORTS, outgoing, plane_free, plane_new, plane_apply, plane_poll, plane_receive,
     plane_track)
 from relay_ext.delay cimport DELAY_BUCKETS
 from relay_ext.playout cimport track_init
 from relay_ext.rtp cimport rtp_rewrite_init, rtp_unwrap_init
 from relay_ext.seal cimport SEAL_KEY, replay_init, seal_key_free, seal_key_new
+from relay_ext.sessions cimport SESSION_SLOTS
 from relay_ext.slab cimport SLAB_DATA
 from relay_ext.state cimport events_of, hop_state, link_state, plane_state, track_state
 from relay_ext.state import Event, Link, PathState
@@ -369,8 +370,8 @@ cdef class Plane:
             raise ValueError("a session key has 32 bytes")
         if path_id >= HOP_PATHS or local_index in self.keys:
             raise ValueError("no such path, or the index is taken")
-        if len(self.keys) >= PLANE_SESSIONS // 2:
-            raise ValueError(f"there are {PLANE_SESSIONS // 2} sets of keys at most")
+        if len(self.keys) >= SESSION_SLOTS // 2:
+            raise ValueError(f"there are {SESSION_SLOTS // 2} sets of keys at most")
         cdef void *owner = pointer(self.hops[hop_id])
         cdef session_keys *k = <session_keys *>allocate(sizeof(session_keys))
         k.send = seal_key_new(cipher, send_key, True)

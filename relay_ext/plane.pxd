@@ -6,16 +6,15 @@ from relay_ext.egress cimport egress_table
 from relay_ext.feed cimport feed
 from relay_ext.ingest cimport ingest
 from relay_ext.mailbox cimport mailroom
-from relay_ext.path cimport session_keys
 from relay_ext.peer cimport hop
 from relay_ext.playout cimport track
 from relay_ext.seal cimport gate
+from relay_ext.sessions cimport session_table
 from relay_ext.slab cimport slab_pool
 from relay_ext.timer cimport timer_wheel
 
 cdef enum:
     PLANE_PORTS = 4096
-    PLANE_SESSIONS = 65536    # slots of the table of receiver indices
 
 cdef enum:                    # what a port is for
     PORT_CLOSED = 0
@@ -119,7 +118,7 @@ ctypedef struct plane:
     bint events_pending       # an event was queued since the engine last told Python
     gate *gate
     plane_port ports[4096]
-    session_keys *sessions[65536]
+    session_table sessions
     egress_table egresses
     plane_stats stats
 

@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
-# Ports are checked against PLANE_PORTS; the session table is a power of two behind a mask.
+# Ports are checked against PLANE_PORTS.
 """The packet plane as one machine without a socket: datagrams and commands in, datagrams and events out.
 
 `engine` drives it from sockets, `control.Plane` from Python, in virtual time.
@@ -18,7 +18,7 @@ from relay_ext.inner cimport (
     INNER_FIRST, INNER_LAST, INNER_RTCP, INNER_SIZE, INNER_START, INNER_TIME_NS, be32, inner, put16, serial_diff)
 from relay_ext.feed cimport feed, feeds_insert, feeds_send
 from relay_ext.mailbox cimport mail_post, mail_take, mail_target, target
-from relay_ext.path cimport path, path_elsewhere, path_set, path_setting
+from relay_ext.path cimport path, path_elsewhere, path_set, path_setting, session_keys
 from relay_ext.peer cimport (
     HOP_CONTROL, HOP_DELAYS, HOP_OK, TYPE_CONTROL, TYPE_COOKIE, TYPE_INITIATION, TYPE_RESPONSE, TYPE_SOURCE,
     hop_delivered, hop_params)
@@ -32,6 +32,7 @@ from relay_ext.seal cimport (
     GATE_BAD_MAC1, GATE_COOKIE, GATE_PASS, GATE_REPLY, GATE_SHORT, gate_check, gate_free, gate_new, gate_set_secret,
     seal_key_free)
 from relay_ext.sender cimport hop_pace, hop_set_params
+from relay_ext.sessions cimport session_find, session_remove
 from relay_ext.slab cimport SLAB_DATA, slab, slab_get, slab_pool_free, slab_pool_new, slab_unref
 from relay_ext.timer cimport timer_cancel, timer_expire, timer_next, timer_node, timer_wheel_init
 from relay_ext.uplink cimport uplink_choose
@@ -358,7 +359,7 @@ cdef void receive_sealed(plane *p, int64_t now, const addr *source, const uint8_
     if n < 16:
         p.stats.short_datagrams += 1
         return
-    k = session_find(p, be32(data + 4))[0]
+    k = session_find(&p.sessions, be32(data + 4))[0]
     if k == NULL:
         p.stats.unknown_index += 1
         return
@@ -444,33 +445,6 @@ cdef int64_t plane_poll(plane *p, int64_t now) noexcept nogil:
     return now if more else timer_next(&p.wheel, now)
 
 
-# ---- the table of receiver indices -----------------------------------------------------------
-
-cdef inline session_keys **session_find(plane *p, uint32_t index) noexcept nogil:
-    """The slot of that index, or the free one where it would be. At most half of the table is used."""
-    cdef uint32_t i = <uint32_t>(index * <uint32_t>2654435761) >> 16
-    while p.sessions[i] != NULL and p.sessions[i].local_index != index:
-        i = (i + 1) & (PLANE_SESSIONS - 1)
-    return &p.sessions[i]
-
-
-cdef void session_remove(plane *p, session_keys *k) noexcept nogil:
-    """Close the gap behind the removed slot, so that probing needs no tombstones."""
-    cdef session_keys **hole = session_find(p, k.local_index)
-    cdef session_keys *moved
-    cdef uint32_t i
-    if hole[0] != k:
-        return
-    hole[0] = NULL
-    i = <uint32_t>(hole - &p.sessions[0])
-    i = (i + 1) & (PLANE_SESSIONS - 1)
-    while p.sessions[i] != NULL:
-        moved = p.sessions[i]
-        p.sessions[i] = NULL
-        session_find(p, moved.local_index)[0] = moved
-        i = (i + 1) & (PLANE_SESSIONS - 1)
-
-
 # ---- commands --------------------------------------------------------------------------------
 
 cdef void plane_apply(plane *p, int64_t now, command *c) noexcept nogil:
@@ -546,7 +520,7 @@ cdef inline void apply_hop(plane *p, int64_t now, command *c) noexcept nogil:
         path_set(&h.paths[c.a], <path_setting *>c.ptr)
         free(c.ptr)
     elif c.op == OP_KEYS_ADD:
-        session_find(p, k.local_index)[0] = k
+        session_find(&p.sessions, k.local_index)[0] = k
     elif c.op == OP_KEYS_USE:
         h.paths[k.path].keys = k
         hop_timer(h, now)
@@ -556,7 +530,7 @@ cdef inline void apply_hop(plane *p, int64_t now, command *c) noexcept nogil:
 
 
 cdef inline void drop_keys(plane *p, hop *h, session_keys *k) noexcept nogil:
-    session_remove(p, k)
+    session_remove(&p.sessions, k)
     if h.paths[k.path].keys == k:
         h.paths[k.path].keys = NULL
     seal_key_free(k.send)

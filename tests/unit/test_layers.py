@@ -32,7 +32,7 @@ RELAY_EXT = (
     ("ring", "delay", "path", "route", "reorder"),
     ("egress", "ingest"),
     ("playout",),
-    ("peer",),
+    ("peer", "sessions"),
     ("datagram", "uplink"),
     ("repair", "receiver"),
     ("sender", "report"),
