@@ -192,7 +192,7 @@ def test_a_player_opens_the_sdp_of_the_api(fleet: Play, tmp_path: Path) -> None:
     player = subprocess.Popen(
         [
             *("ffmpeg", *QUIET, "-protocol_whitelist", "http,tcp,udp,rtp", "-i", url),
-            *("-map", "0:v", "-map", "0:a", "-t", "2", "-f", "framecrc", "played"),
+            *("-map", "0:v", "-map", "0:a", "-t", "4", "-f", "framecrc", "played"),
         ],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
