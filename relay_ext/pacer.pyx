@@ -11,7 +11,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from relay_ext.inner cimport (
-    INNER_DISCARDABLE, INNER_FRAME_END, INNER_FRAME_START, INNER_KEY, INNER_RTCP, INNER_START)
+    INNER_DISCARDABLE, INNER_FRAME_END, INNER_FRAME_START, INNER_KEY, INNER_RTCP, INNER_START, INNER_TIME_NS)
 from relay_ext.slab cimport slab_get, slab_pool_free, slab_pool_new, slab_ref, slab_unref
 
 cdef double PEAK = 1.2                       # times the rate, over a burst
@@ -182,8 +182,9 @@ cdef void pacer_put(pacer *p, slab_pool *pool, int64_t now, const inner *header,
     p.stats.paced += 1
 
 
-cdef inline void hand_over(pacer *p, paced_queue *q, paced_track *t, paced *out) noexcept nogil:
+cdef inline void hand_over(pacer *p, int64_t now, paced_queue *q, paced_track *t, paced *out) noexcept nogil:
     out[0] = head(q)[0]
+    out.header.age = <uint16_t>min(out.header.age + (now - out.at) // INNER_TIME_NS, 0xffff)
     pop(p, q)
     if t != NULL and not out.header.flags & INNER_RTCP:
         out.header.gap = <uint8_t>min(t.gap + out.header.gap, 255)
@@ -205,7 +206,7 @@ cdef bint pacer_take(pacer *p, slab_pool *pool, int64_t now, paced *out) noexcep
             continue
         if p.rate > 0.0 and p.tokens <= -AUDIO_DEBT * p.rate:
             return False
-        hand_over(p, &p.audio, t, out)
+        hand_over(p, now, &p.audio, t, out)
         return True
     while p.video.count:
         e = head(&p.video)
@@ -213,7 +214,7 @@ cdef bint pacer_take(pacer *p, slab_pool *pool, int64_t now, paced *out) noexcep
             return False
         t = track_of(p, &e.header)
         if keep_video(p, t, e, now):
-            hand_over(p, &p.video, t, out)
+            hand_over(p, now, &p.video, t, out)
             return True
         drop(p, pool, t, e)
         pop(p, &p.video)

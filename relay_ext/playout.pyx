@@ -108,7 +108,7 @@ cdef inline int64_t deadline_of(track *t, const slot *s) noexcept nogil:
     """When `s` goes out although packets before it are missing. A long hole is waited for longer, by its own length:
     the repair packets for an outage take as long to send."""
     cdef int64_t hole = max(s.origin - t.released, 0) if t.ring.started else 0
-    cdef int64_t deadline = s.origin + delay_floor_get(&t.floor) + min(track_target(t) + hole, t.hold)
+    cdef int64_t deadline = s.origin + delay_floor_get(&t.floor) + s.waited + min(track_target(t) + hole, t.hold)
     if t.ring.started and (s.gap == GAP_MANY or serial_diff(s.seq, t.ring.next) <= s.gap):
         deadline = min(deadline, s.arrival + REORDER_WAIT)
     return deadline

@@ -25,6 +25,7 @@ ctypedef struct slot:
     slab *body
     int64_t origin            # ns, the origin's clock
     int64_t arrival           # ns, ours
+    int64_t waited            # ns, for its turn where it entered
     uint32_t seq
     uint16_t off
     uint16_t len

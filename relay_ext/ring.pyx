@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from relay_ext.inner cimport INNER_FIRST, INNER_LAST, INNER_START, serial_diff
+from relay_ext.inner cimport INNER_FIRST, INNER_LAST, INNER_START, INNER_TIME_NS, serial_diff
 from relay_ext.slab cimport SLAB_DATA, slab_get, slab_ref, slab_unref
 
 
@@ -122,6 +122,7 @@ cdef int ring_insert(ring *r, const inner *h, slab *body, uint16_t off, int64_t 
         s.arrival = arrival
         s.flags = h.flags
         s.gap = h.gap
+        s.waited = 0 if h.hops else h.age * INNER_TIME_NS
     if (s.flags & (INNER_FIRST | INNER_LAST)) != (INNER_FIRST | INNER_LAST):
         s.state = SLOT_PART
         return RING_PART
