@@ -31,6 +31,7 @@ ctypedef struct inner:
     uint16_t age              # time spent in nodes so far, waiting for repair included, 100 us, saturating
     uint8_t priority
     uint8_t gap               # origin sequences just before this one that were not sent; 255: so many or more
+    uint16_t sent_age         # not on the wire: `age` when the last node sent it
 
 cdef inline uint16_t be16(const uint8_t *p) noexcept nogil:
     return <uint16_t>((p[0] << 8) | p[1])
@@ -82,4 +83,5 @@ cdef inline bint inner_read(const uint8_t *p, uint16_t n, inner *h) noexcept nog
     h.age = be16(p + 16)
     h.priority = p[18]
     h.gap = p[19]
+    h.sent_age = h.age
     return h.length == n - INNER_SIZE

@@ -278,6 +278,14 @@ cdef inline void excuse_outage(path *p, const path_report *r) noexcept nogil:
         p.excused += silent - untold
 
 
+cdef inline bint out_of_date(const path *p, int64_t now, const sent_datagram *highest) noexcept nogil:
+    """Whether what was sent after `highest` was lost in an outage. A report that knows nothing of that yet tells of
+    the few datagrams before it, and what these lost says nothing of now."""
+    cdef int64_t arrived = now - p.rtt - 4 * p.jitter
+    cdef const sent_datagram *later = find_sent(p, highest.counter + OUTAGE_PACKETS)
+    return later != NULL and later.time <= arrived and highest.time + OUTAGE <= arrived
+
+
 cdef inline void take_sample(path *p, int64_t now, const path_report *r, uint32_t bytes) noexcept nogil:
     cdef loss_sample *s
     if p.sample_count and now - p.samples[(p.sample_count - 1) & (PATH_LOSS_SAMPLES - 1)].time < SAMPLE_SPACING:
@@ -312,7 +320,8 @@ cdef bint path_take_report(path *p, int64_t now, uint64_t counter, const path_re
         take_rtt(p, now, rtt)
         take_arrivals(p, now, r)
         excuse_outage(p, r)
-        take_sample(p, now, r, d.bytes)
+        if not out_of_date(p, now, d):
+            take_sample(p, now, r, d.bytes)
         if not p.report_seen or r.highest != p.report_highest:
             p.progress_at = now
         p.report_highest = r.highest

@@ -122,7 +122,7 @@ cdef int ring_insert(ring *r, const inner *h, slab *body, uint16_t off, int64_t 
         s.arrival = arrival
         s.flags = h.flags
         s.gap = h.gap
-        s.waited = 0 if h.hops else h.age * INNER_TIME_NS
+        s.waited = 0 if h.hops else h.sent_age * INNER_TIME_NS
     if (s.flags & (INNER_FIRST | INNER_LAST)) != (INNER_FIRST | INNER_LAST):
         s.state = SLOT_PART
         return RING_PART
