@@ -3,6 +3,7 @@ concerns."""
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import count
 
 from relay.core.actions import Action, Address
 from relay.core.handshake import Caller, HandshakeError, Identity, Local, identify
@@ -25,6 +26,7 @@ class Acceptor:
         self._random_bytes = random_bytes
         self._peers: dict[bytes, Session] = {}
         self._indices: dict[int, Session] = {}
+        self._sessions_made = count()
 
     def add(self, peer: Peer, shard: int = 0, shards: int = 1) -> Session:
         """A session for this peer; its `start` is next. The low bits of its indices are `shard`, one of
@@ -39,7 +41,8 @@ class Acceptor:
             self._indices[index] = session
             return index
 
-        session = Session(Local(self._identity, self._random_bytes, allocate, self._release), peer)
+        instance = (self._identity.instance + next(self._sessions_made)) % 2**64
+        session = Session(Local(self._identity, instance, self._random_bytes, allocate, self._release), peer)
         self._peers[peer.public_key] = session
         return session
 

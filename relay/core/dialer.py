@@ -155,7 +155,7 @@ class Dialer:
         identity = self._local.identity
         self.initiations += 1
         hello = Hello(
-            instance=identity.instance,
+            instance=self._local.instance,
             number=next(self._numbers) & MASK,
             path=self._path,
             name=identity.spoken_name,

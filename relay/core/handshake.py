@@ -39,7 +39,7 @@ class Identity:
     static: bytes = field(repr=False)
     """X25519 private key, 32 bytes."""
     instance: int
-    """Random 64 bits, drawn at the start of the process."""
+    """Random 64 bits, drawn at the start of the process; its sessions count up from it."""
     name: str
     record: bytes = b""
     """Signed node record (core/record.py), or nothing."""
@@ -62,6 +62,8 @@ class Local:
     """What a session needs of its node."""
 
     identity: Identity
+    instance: int
+    """Of the session: what the peer keeps for another one is void."""
     random_bytes: Callable[[int], bytes]
     """So many bytes that nobody can guess."""
     allocate: Callable[[], int]
@@ -207,6 +209,7 @@ def respond(
     caller: Caller,
     heard: Hello,
     *,
+    instance: int,
     local_index: int,
     ephemeral: bytes,
     cookie: bytes | None,
@@ -215,7 +218,7 @@ def respond(
     than the initiation."""
     version, cipher = choose(heard, identity.ciphers)
     answer = Hello(
-        instance=identity.instance,
+        instance=instance,
         number=heard.number,
         path=heard.path,
         name=identity.spoken_name,

@@ -138,10 +138,14 @@ class Path:
             self._mtu_told = self.mtu
             self._shared.actions.append(SetMtu(self.id, self.mtu))
 
-    def close(self) -> None:
-        self.way = None
+    def hang_up(self) -> None:
+        """Nothing is sent on these keys any more."""
         self.dialer.stop()
         self.ring.clear()
+
+    def close(self) -> None:
+        self.way = None
+        self.hang_up()
         self._set_state("connecting", "the path was closed")
 
     def _expire(self, now_ns: int) -> None:
@@ -197,6 +201,7 @@ class Path:
                 local.identity,
                 caller,
                 hello,
+                instance=local.instance,
                 local_index=index,
                 ephemeral=local.random_bytes(32),
                 cookie=self.cookies.cookie(now_ns, address),

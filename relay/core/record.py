@@ -17,8 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from relay.core.actions import Address
-from relay.wire.hop import NODE_RECORD_BYTES_MAX
-from relay.wire.messages import MESSAGE_BYTES_MAX
+from relay.wire.messages import MESSAGE_BYTES_MAX, NODE_RECORD_BYTES_MAX
 from relay_ext.crypto import ed25519_sign, ed25519_verify
 
 KEY_BYTES = 32

@@ -1,19 +1,51 @@
-"""Which peer a stream is sent to: the one with the lowest measured cost."""
+"""Which peer a stream is sent to: the one with the lowest measured cost, left only for one that is clearly
+better for a while, or when it fails.
+
+A `Router` decides for one stream. It compares costs as they are and as they are on average over SMOOTH_NS,
+so that neither noise nor a short dip is a reason for a change. After a change it stays for DWELL_NS, which
+doubles with each further change up to DWELL_MAX_NS: whatever comes and goes is changed to ever more rarely.
+Each FORGET_NS without a change takes one doubling back. A peer that cannot be used any more is left at once,
+and that counts as a change, too.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import exp
+
+MS = 1_000_000
+SECOND = 1000 * MS
 
 BETTER_MS = 10.0
 """A change is worth making only for a cost lower by this many milliseconds..."""
 BETTER_RATIO = 0.15
-"""...and by this share of the present cost."""
+"""...and by this share of the present cost,"""
+BETTER_NS = 2 * SECOND
+"""for so long."""
+DWELL_NS, DWELL_MAX_NS = 15 * SECOND, 300 * SECOND
+"""A peer is kept for so long after a change: after one, and after many."""
+FORGET_NS = 600 * SECOND
+"""Twice the longest dwell, so that changes as rare as that can make are still remembered."""
+SMOOTH_NS = 5 * SECOND
+"""Time constant of the average. Noise of +-10 ms a look, one a second, is left with a deviation of 1.8 ms."""
+
+
+def terms_ms(
+    rtt_ms: float, min_rtt_ms: float, queue_ms: float, jitter_ms: float, loss_ratio: float
+) -> dict[str, float]:
+    """What makes up the cost of a link, in milliseconds by name: propagation, queue, jitter, and one and a
+    half round trips for each packet that is lost."""
+    loss = min(loss_ratio, 0.95)
+    return {
+        "propagation": min_rtt_ms / 2,
+        "queue": queue_ms,
+        "jitter": 4 * jitter_ms,
+        "loss": 1.5 * rtt_ms * loss / (1 - loss),
+    }
 
 
 def cost_ms(rtt_ms: float, min_rtt_ms: float, queue_ms: float, jitter_ms: float, loss_ratio: float) -> float:
-    """Milliseconds that a link costs a viewer: propagation, queue, jitter, and one and a half round trips for
-    each packet that is lost."""
-    loss = min(loss_ratio, 0.95)
-    return min_rtt_ms / 2 + queue_ms + 4 * jitter_ms + 1.5 * rtt_ms * loss / (1 - loss)
+    """Milliseconds that a link costs a viewer."""
+    return sum(terms_ms(rtt_ms, min_rtt_ms, queue_ms, jitter_ms, loss_ratio).values())
 
 
 def clearly_better(cost: float, held: float) -> bool:
@@ -36,44 +68,160 @@ class Candidate:
     """Relative one-way delay less its minimum."""
     jitter_ms: float = 0.0
     loss_ratio: float = 0.0
+    settled: bool = True
+    """Whether it was measured for long enough to know its loss."""
+    rests: str = ""
+    """Why there is no session with it now, although there could be; what was measured is of the last one."""
 
     @property
     def usable(self) -> bool:
         return self.connected and not self.refused
 
     @property
+    def terms_ms(self) -> dict[str, float]:
+        """What makes up the cost, in milliseconds by name."""
+        return terms_ms(self.rtt_ms, self.min_rtt_ms, self.queue_ms, self.jitter_ms, self.loss_ratio)
+
+    @property
     def cost_ms(self) -> float:
         """Milliseconds that the hop costs a viewer."""
-        return cost_ms(self.rtt_ms, self.min_rtt_ms, self.queue_ms, self.jitter_ms, self.loss_ratio)
+        return sum(self.terms_ms.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A candidate, the average that it was judged by, and why it was chosen or was not."""
+
+    candidate: Candidate
+    average_ms: float | None
+    """None: not measured."""
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     peer: str | None
     why: str
+    verdicts: tuple[Verdict, ...] = ()
+    """One for each candidate, the cheapest first."""
 
 
-def choose(candidates: Sequence[Candidate], current: str | None) -> Choice:
-    """The cheapest usable peer; the current one unless another is clearly better.
+class Router:
+    """Sans-IO: `choose` is given the time in ns and what is known of all candidates, once a second or
+    oftener."""
 
-    A cost that nobody has measured is no reason for a change.
-    """
-    usable = sorted((c for c in candidates if c.usable), key=lambda c: (c.rtt_ms == 0, c.cost_ms, c.peer))
-    if not usable:
-        return Choice(None, _why_none(candidates))
-    best = usable[0]
-    held = next((c for c in usable if c.peer == current), None)
-    if held is None or held is best:
-        rest = f"; next is {usable[1].peer} at {usable[1].cost_ms:.1f} ms" if len(usable) > 1 else ""
-        return Choice(best.peer, f"lowest cost, {best.cost_ms:.1f} ms{rest}")
-    if clearly_better(best.cost_ms, held.cost_ms):
-        return Choice(best.peer, f"{best.cost_ms:.1f} ms instead of {held.peer}'s {held.cost_ms:.1f} ms")
-    return Choice(
-        held.peer, f"kept at {held.cost_ms:.1f} ms; {best.peer}'s {best.cost_ms:.1f} ms is not enough better"
-    )
+    def __init__(self) -> None:
+        self._averages: dict[str, tuple[float, int]] = {}
+        """By peer: milliseconds, and as of when."""
+        self._better_ns: dict[str, int] = {}
+        """Since when each peer has been clearly better than the one that is held."""
+        self._last: str | None = None
+        """What was chosen last."""
+        self._changed_ns = 0
+        self._changes = 0
+        """Those that are not forgotten; the last one was at `_changed_ns`."""
+
+    def choose(self, now_ns: int, candidates: Sequence[Candidate], current: str | None) -> Choice:
+        """The peer for the stream, which `current` has now, if any."""
+        ranked = self._rank(now_ns, candidates)
+        usable = [c for c in ranked if c.usable]
+        if not usable:
+            self._better_ns.clear()
+            why = "; ".join(f"{c.peer}: {c.refused or _why_unusable(c)}" for c in candidates)
+            return self._choice(now_ns, None, why or "no peer with an address is configured", ranked)
+        held = next((c for c in usable if c.peer == current), None)
+        target = self._challenger(now_ns, usable, held) if held else usable[0]
+        if target is not held:
+            self._better_ns.clear()
+        self._note(now_ns, target.peer)
+        return self._choice(now_ns, target, self._why(usable, target, held), ranked)
+
+    def _rank(self, now_ns: int, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """The cheapest first, by what is known up to now; those that were not measured last."""
+        averages = {}
+        for c in candidates:
+            if c.rtt_ms:
+                before, at_ns = self._averages.get(c.peer, (c.cost_ms, now_ns))
+                share = 1 - exp(-(now_ns - at_ns) / SMOOTH_NS)
+                averages[c.peer] = (before + share * (c.cost_ms - before), now_ns)
+        self._averages = averages
+        return sorted(candidates, key=lambda c: (c.peer not in averages, self._cost(c), c.peer))
+
+    def _cost(self, of: Candidate) -> float:
+        return self._averages.get(of.peer, (0.0, 0))[0]
+
+    def _challenger(self, now_ns: int, usable: Sequence[Candidate], held: Candidate) -> Candidate:
+        """The best of those that have been clearly better for long enough; else the one that is held."""
+        better = {
+            c.peer: self._better_ns.get(c.peer, now_ns)
+            for c in usable
+            if c.rtt_ms and c.settled and self._better(c, held)
+        }
+        self._better_ns = better
+        if self._dwells_ns(now_ns) > 0:
+            return held
+        return next((c for c in usable if now_ns - better.get(c.peer, now_ns) >= BETTER_NS), held)
+
+    def _better(self, c: Candidate, held: Candidate) -> bool:
+        """Now, and on average."""
+        return clearly_better(c.cost_ms, held.cost_ms) and clearly_better(self._cost(c), self._cost(held))
+
+    def _note(self, now_ns: int, peer: str) -> None:
+        if peer == self._last:
+            return
+        if self._last is not None:
+            self._changes = self._remembered(now_ns) + 1
+            self._changed_ns = now_ns
+        self._last = peer
+
+    def _remembered(self, now_ns: int) -> int:
+        return max(self._changes - (now_ns - self._changed_ns) // FORGET_NS, 0)
+
+    def _dwells_ns(self, now_ns: int) -> int:
+        """For how much longer what is held is kept."""
+        if not self._changes:
+            return 0
+        dwell_ns = min(DWELL_NS << min(self._changes - 1, 16), DWELL_MAX_NS)
+        return max(self._changed_ns + dwell_ns - now_ns, 0)
+
+    # ---- what it says --------------------------------------------------------------------------
+
+    def _why(self, usable: Sequence[Candidate], target: Candidate, held: Candidate | None) -> str:
+        cost = f"{self._cost(target):.1f} ms"
+        if held is not None and target is not held:
+            return f"{cost} instead of {held.peer}'s {self._cost(held):.1f} ms"
+        if target is usable[0]:
+            rest = f"; next is {usable[1].peer} at {self._cost(usable[1]):.1f} ms" if len(usable) > 1 else ""
+            return f"lowest cost, {cost}{rest}"
+        return f"kept at {cost}; {usable[0].peer} has {self._cost(usable[0]):.1f} ms"
+
+    def _choice(self, now_ns: int, chosen: Candidate | None, why: str, ranked: Sequence[Candidate]) -> Choice:
+        verdicts = tuple(
+            Verdict(
+                c,
+                self._cost(c) if c.peer in self._averages else None,
+                why if c is chosen else self._why_not(now_ns, c, chosen),
+            )
+            for c in ranked
+        )
+        return Choice(chosen.peer if chosen else None, why, verdicts)
+
+    def _why_not(self, now_ns: int, c: Candidate, chosen: Candidate | None) -> str:
+        if not c.usable or chosen is None:
+            return _why_unusable(c)
+        if not c.rtt_ms:
+            return "not measured yet"
+        dearer = self._cost(c) - self._cost(chosen)
+        if dearer >= 0:
+            return f"{dearer:.1f} ms dearer than {chosen.peer}"
+        better = f"better by {-dearer:.1f} ms"
+        if c.peer not in self._better_ns:
+            return better + (", not by 10 ms and 15 %" if c.settled else ", loss not known yet")
+        if dwells_ns := self._dwells_ns(now_ns):
+            return f"{better}, dwell: {dwells_ns / SECOND:.0f} s left"
+        since = (now_ns - self._better_ns[c.peer]) / SECOND
+        return f"{better} for {since:.1f} s of {BETTER_NS / SECOND:.0f} s"
 
 
-def _why_none(candidates: Sequence[Candidate]) -> str:
-    if not candidates:
-        return "no peer with an address is configured"
-    return "; ".join(f"{c.peer}: {c.refused or 'not connected'}" for c in candidates)
+def _why_unusable(c: Candidate) -> str:
+    return f"refused: {c.refused}" if c.refused else c.rests or "not connected"

@@ -230,6 +230,12 @@ class Session:
         self._channel.send(encode(message))
         return self.poll(now_ns)
 
+    def hang_up(self, now_ns: int) -> list[Action]:
+        """The peer has given up the session. It is called if that is on us, and can call again."""
+        for path in self.paths.values():
+            path.hang_up()
+        return self.poll(now_ns)
+
     def close(self) -> list[Action]:
         """The peer is no longer configured."""
         for path in self.paths.values():

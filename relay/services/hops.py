@@ -105,6 +105,8 @@ class Hops:
     ) -> None:
         self.acceptor = Acceptor(identity, random_bytes)
         self.hops: dict[int, Hop] = {}
+        self.resting: list[Candidate] = []
+        """Peers that could be called, and are not now (services/regions.py)."""
         self._shards = shards
         self._port = port
         self._max_overhead = max_overhead
@@ -160,12 +162,17 @@ class Hops:
         del self.hops[hop.id]
         self._shards.remove_hop(hop.id)
 
+    def hang_up(self, now_ns: int, hop: Hop) -> None:
+        """The peer has said goodbye."""
+        if hop.id in self.hops:
+            self._run(now_ns, hop, hop.session.hang_up(now_ns))
+
     def named(self, name: str) -> Hop | None:
         return next((hop for hop in self.hops.values() if hop.name == name), None)
 
     def candidates(self) -> list[Candidate]:
         """The peers that streams which enter here could be sent to, and what was measured of them."""
-        return [
+        called = [
             Candidate(
                 peer=hop.name,
                 connected=hop.session.state == "connected",
@@ -174,10 +181,12 @@ class Hops:
                 queue_ms=hop.link.queue_delay_ns / MS,
                 jitter_ms=hop.link.jitter_ns / MS,
                 loss_ratio=hop.link.loss_ratio if hop.link.loss_settled else 0.0,
+                settled=hop.link.loss_settled,
             )
             for hop in self.hops.values()
             if hop.upstream
         ]
+        return called + self.resting
 
     # ---- what is told to a peer --------------------------------------------------------------
 

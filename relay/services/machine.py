@@ -20,12 +20,13 @@ from relay.services import status
 from relay.services.feedback import Feedback
 from relay.services.hops import Hop, Hops
 from relay.services.members import Members, Store
+from relay.services.regions import Directions
 from relay.services.shards import Shards
 from relay.services.streams import Streams
 from relay.services.tracks import Ports
 from relay.services.uplinks import HOP_PORT, Uplinks
 from relay.wire.hop import CIPHER_CHACHA20_POLY1305
-from relay.wire.messages import KeyFrameRequest, Message, RevocationList
+from relay.wire.messages import AskRegions, Goodbye, KeyFrameRequest, Message, Regions, RevocationList
 from relay_ext import control
 
 UPLINKS_NS = 5_000_000_000
@@ -83,6 +84,7 @@ class Machine:
         )
         self.hops: Hops | None = None
         self.members: Members | None = None
+        self.directions: Directions | None = None
         if config.hop is not None and static is not None:
             instance = int.from_bytes(random_bytes(8), "big")
             identity = Identity(static, instance, config.node.name, ciphers=ciphers)
@@ -105,6 +107,15 @@ class Machine:
                     store=store,
                     read=read,
                     wall_clock=wall_clock,
+                    remove=self._remove_hop,
+                )
+                self.directions = Directions(
+                    self.members.trust,
+                    identity,
+                    self.hops,
+                    self.streams,
+                    region=self.directory is not None,
+                    random_bytes=random_bytes,
                     remove=self._remove_hop,
                 )
         self.feedback = Feedback(shards, self.streams, self.hops)
@@ -182,6 +193,8 @@ class Machine:
     def _add_peer(self, now_ns: int, peer: PeerConfig, addresses: Sequence[tuple[str, int]]) -> None:
         if self.members is not None and not self.members.configured(now_ns, peer.name, peer.public_key):
             return
+        if self.directions is not None:
+            self.directions.configured(now_ns, peer.name, peer.public_key)
         if self.hops is not None:
             self.hops.add(now_ns, peer.name, peer.region, peer.public_key, addresses)
             if peer.addresses and not addresses:
@@ -222,6 +235,8 @@ class Machine:
         deadlines = [self.streams.poll(now_ns), self.feedback.poll(now_ns)]
         if self.members is not None:
             deadlines.append(self.members.poll(now_ns))
+        if self.directions is not None:
+            deadlines.append(self.directions.poll(now_ns))
         if self.hops is not None:
             deadlines.append(self.hops.poll(now_ns))
         if self._uplinks_ns is not None:
@@ -239,6 +254,9 @@ class Machine:
     def _on_message(self, now_ns: int, hop: Hop, message: Message) -> None:
         if isinstance(message, KeyFrameRequest):
             self.feedback.on_request(now_ns, hop, message)
+        elif isinstance(message, AskRegions | Regions | Goodbye):
+            if self.directions is not None:
+                self.directions.on_message(now_ns, hop, message)
         elif not isinstance(message, RevocationList):
             self.streams.on_message(now_ns, hop, message)
         elif self.members is not None:
@@ -248,6 +266,8 @@ class Machine:
         self.streams.on_state(now_ns, hop, fresh)
         if self.members is not None:
             self.members.on_state(now_ns, hop, fresh)
+        if self.directions is not None:
+            self.directions.on_state(hop, fresh)
 
     # ---- what it says of itself --------------------------------------------------------------
 
@@ -263,7 +283,9 @@ class Machine:
         return [status.hop_status(self.shards, hops, hop) for hop in hops.hops.values()] if hops else []
 
     def fleet_status(self, now_ns: int) -> dict[str, Any] | None:
-        return self.members.status(now_ns) if self.members else None
+        if self.members is None or self.directions is None:
+            return None
+        return {**self.members.status(now_ns), "regions": self.directions.status(now_ns)}
 
     def refused_handshakes(self) -> dict[str, int]:
         """Handshake datagrams that reached no session, by reason."""

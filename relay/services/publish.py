@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from relay.core.budget import left, share, worth_telling
-from relay.core.routing import Candidate, choose
+from relay.core.routing import Candidate
 from relay.log import event
 from relay.services.hops import Hop, Hops
 from relay.services.shards import Shards
@@ -23,7 +23,9 @@ logger = logging.getLogger("relay.stream")
 
 MS = 1_000_000
 REFUSED_FOR_NS = 5000 * MS
-"""A peer that refused a stream is asked again after this."""
+"""A peer that refused a stream is asked again after this,"""
+MOVING_NS = 3000 * MS
+"""or at the next look for so long after the stream came to it: that it has left another has to get about."""
 
 
 class Publisher:
@@ -59,12 +61,13 @@ class Publisher:
         """Choose the peer that a stream which enters here is sent to."""
         stream.candidates = with_refusals(stream, self._hops.candidates())
         current = stream.route.name if stream.route else None
-        stream.choice = choose(stream.candidates, current)
+        stream.choice = stream.router.choose(now_ns, stream.candidates, current)
         if stream.choice.peer is None or stream.choice.peer == current:
             return  # without a choice, whoever has it keeps it: the hop may come back
         fields = {"stream": stream.name, "to": stream.choice.peer, "why": stream.choice.why}
         event(logger, logging.INFO, "stream_route", **fields)
         stream.route = self._hops.named(stream.choice.peer)
+        stream.moved_ns = now_ns if current else None
 
     def refresh(self, now_ns: int, stream: Stream) -> None:
         wanted = {hop.id: hop for hop in (*stream.subscribers.values(), stream.route) if hop is not None}
@@ -157,9 +160,15 @@ class Publisher:
         event(logger, logging.INFO, "stream_accepted", stream=stream.name, peer=hop.name)
 
     def refused(self, now_ns: int, hop: Hop, alias: int, epoch: int, reason: str) -> Stream | None:
-        """Also after PublishOk: a node that drains gives its streams back. The stream, not sent there now."""
+        """Also after PublishOk: a node that drains gives its streams back. The stream, if it is to go
+        elsewhere."""
         stream = self.sent_to(hop, alias, epoch)
         if stream is None:
+            return None
+        accepted = stream.publications[hop.id].accepted
+        moved_ns = stream.moved_ns if stream.route is hop and not accepted else None
+        if moved_ns is not None and now_ns - moved_ns < MOVING_NS:
+            self.drop(stream, hop.id)
             return None
         event(logger, logging.WARNING, "stream_refused", stream=stream.name, peer=hop.name, reason=reason)
         self.drop(stream, hop.id)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from relay.core.routing import Candidate, Verdict
 from relay.services.hops import MS, Hop, Hops
 from relay.services.shards import Shards
 from relay.services.stream import Publication, Stream, Track
@@ -185,18 +186,30 @@ def _route_status(stream: Stream) -> Status:
         "chosen": chosen.name if chosen else None,
         "accepted": stream.accepted if stream.enters_here else stream.pulled,
         "why": stream.choice.why,
-        "candidates": [
-            {
-                "peer": c.peer,
-                "state": "refused" if c.refused else "connected" if c.connected else "not connected",
-                "refused": c.refused or None,
-                "cost_ms": round(c.cost_ms, 3) if c.connected else None,
-                "rtt_ms": round(c.rtt_ms, 3),
-                "loss_ratio": round(c.loss_ratio, 6),
-            }
-            for c in stream.candidates
-        ],
+        "candidates": [_candidate_status(verdict) for verdict in stream.choice.verdicts],
     }
+
+
+def _candidate_status(verdict: Verdict) -> Status:
+    c = verdict.candidate
+    known = bool(c.rtt_ms)
+    return {
+        "peer": c.peer,
+        "state": _candidate_state(c),
+        "refused": c.refused or None,
+        "cost_ms": round(c.cost_ms, 3) if known else None,
+        "average_cost_ms": None if verdict.average_ms is None else round(verdict.average_ms, 3),
+        "terms_ms": {name: round(ms, 3) for name, ms in c.terms_ms.items()} if known else None,
+        "rtt_ms": round(c.rtt_ms, 3),
+        "loss_ratio": round(c.loss_ratio, 6),
+        "why": verdict.why,
+    }
+
+
+def _candidate_state(c: Candidate) -> str:
+    if c.refused:
+        return "refused"
+    return "connected" if c.connected else "rests" if c.rests else "not connected"
 
 
 def _track_status(plane: Plane, track: Track) -> Status:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from relay.config import RtpDestination
 from relay.core.keyframes import PEER, KeyFrames
-from relay.core.routing import Candidate, Choice
+from relay.core.routing import Candidate, Choice, Router
 from relay.media.rtp import TrackFormat, TrackSource
 from relay.services.hops import Hop
 from relay.wire.messages import Publish
@@ -67,6 +67,9 @@ class Stream:
     """What that peer said of it."""
     route: Hop | None = None
     """The peer that a stream which enters here is sent, or offered, to."""
+    moved_ns: int | None = None
+    """When it left another peer for that one; None: it did not."""
+    router: Router = field(default_factory=Router)
     choice: Choice = NOT_CHOSEN
     candidates: list[Candidate] = field(default_factory=list)
     refusals: dict[str, tuple[str, int]] = field(default_factory=dict)

@@ -208,6 +208,17 @@ class Streams:
         """The stream that is offered, or sent, to a peer under an alias."""
         return self._publisher.sent_to(hop, alias, epoch)
 
+    def uses(self, hop: Hop) -> bool:
+        """Whether any stream goes over a hop, or is to."""
+        return any(
+            hop in (s.route, s.source, s.asked) or hop.id in s.publications or hop.id in s.subscribers
+            for s in self.streams.values()
+        )
+
+    def is_region(self, hop: Hop) -> bool:
+        """Whether the peer said that it is one."""
+        return hop.id in self._subscriber.regions
+
     # ---- what peers say ----------------------------------------------------------------------
 
     def on_state(self, now_ns: int, hop: Hop, fresh: bool) -> None:

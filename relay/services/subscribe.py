@@ -8,7 +8,6 @@ here.
 import logging
 
 from relay.core.directory import Directory, DirectoryMessage
-from relay.core.routing import choose
 from relay.log import event
 from relay.services.hops import Hop, Hops
 from relay.services.publish import with_refusals
@@ -91,7 +90,7 @@ class Subscriber:
 
     def refresh(self, now_ns: int, stream: Stream, wanted: bool) -> Hop | None:
         """Be subscribed where a stream is to come from, if anywhere; the region that was left, if any."""
-        target = self._target(stream) if wanted else None
+        target = self._target(now_ns, stream) if wanted else None
         before = stream.asked
         if before is target:
             return None
@@ -111,7 +110,7 @@ class Subscriber:
         if hop.id in self._hops.hops and not self._hops.send(now_ns, hop, message):
             self._unsaid.append((hop, message))
 
-    def _target(self, stream: Stream) -> Hop | None:
+    def _target(self, now_ns: int, stream: Stream) -> Hop | None:
         if self.directory is not None:
             holder = self._holder(stream.name)
             if holder is None:
@@ -119,8 +118,10 @@ class Subscriber:
             return None if holder is None or holder.name in stream.refusals else holder
         regions = [hop for hop in self._hops.hops.values() if hop.id in self.regions]
         names = {hop.name for hop in regions}
-        stream.candidates = with_refusals(stream, [c for c in self._hops.candidates() if c.peer in names])
-        stream.choice = choose(stream.candidates, stream.asked.name if stream.asked else None)
+        candidates = [c for c in self._hops.candidates() if c.peer in names or c.rests]
+        stream.candidates = with_refusals(stream, candidates)
+        current = stream.asked.name if stream.asked else None
+        stream.choice = stream.router.choose(now_ns, stream.candidates, current)
         if stream.choice.peer is None:
             stream.waits = "no region that this node calls is connected"
             return stream.asked  # its hop may come back

@@ -5,6 +5,8 @@ from typing import Any
 
 Status = Mapping[str, Any]
 UNKNOWN = "-"
+TERM_MS = 0.05
+"""A part of a cost that is less is not shown."""
 
 
 def render(status: Status) -> str:
@@ -16,7 +18,8 @@ def render(status: Status) -> str:
     lines = ["  ".join(head), *(f"  {reason}" for reason in status["reasons"])]
     lines += _fleet(status["fleet"]) if status["fleet"] else []
     streams, hops = status["streams"], status["hops"]
-    for table in (_streams(streams), _stream_paths(streams), _routes(streams), _hops(hops), _paths(hops)):
+    tables = [_streams(streams), _stream_paths(streams), _routes(streams), _regions(status["fleet"])]
+    for table in (*tables, _hops(hops), _paths(hops)):
         lines += ["", *table] if table else []
     if drops := _drops(status["hops"]):
         lines += ["", *drops]
@@ -80,15 +83,32 @@ def _step(node: str, hop: Status) -> str:
 
 
 def _routes(streams: Sequence[Status]) -> list[str]:
+    """Each peer that a stream could go to, or be asked for at, and why it does or does not."""
     rows = []
     for stream in streams:
         route = stream["route"]
-        if route and (route["chosen"] or route["candidates"]):
-            costs = [f"{c['peer']} {_number(c['cost_ms'], 1)}" for c in route["candidates"]]
+        for c in route["candidates"] if route else []:
+            terms = ((name, ms) for name, ms in (c["terms_ms"] or {}).items() if ms >= TERM_MS)
+            chosen = "> " if c["peer"] == route["chosen"] else ""
             rows.append(
-                [stream["name"], route["chosen"] or "none", ", ".join(costs) or UNKNOWN, route["why"]]
+                [
+                    stream["name"],
+                    chosen + c["peer"],
+                    _number(c["cost_ms"], 1),
+                    " + ".join(f"{ms:.1f} {name}" for name, ms in terms) or UNKNOWN,
+                    c["why"],
+                ]
             )
-    return _table(["STREAM", "ROUTE", "COSTS (MS)", "WHY"], rows) if rows else []
+    return _table(["STREAM", "ROUTE", "COST MS", "OF WHICH", "WHY"], rows) if rows else []
+
+
+def _regions(fleet: Status | None) -> list[str]:
+    """The regions that this node calls, or could."""
+    rows = [
+        [of["name"], of["region"], of["state"], _number(of["cost_ms"], 1), _number(of["age_seconds"], 0)]
+        for of in (fleet["regions"] if fleet else [])
+    ]
+    return _table(["REGION", "OF", "SESSION", "COST MS", "MEASURED S AGO"], rows) if rows else []
 
 
 def _hops(hops: Sequence[Status]) -> list[str]:

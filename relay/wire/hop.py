@@ -11,7 +11,17 @@ from enum import IntEnum
 
 import msgpack
 
-from relay.wire.messages import NODE_NAME_CHARS_MAX, U8, U32, WireError, integer, items, text, unpack_map
+from relay.wire.messages import (
+    NODE_NAME_CHARS_MAX,
+    NODE_RECORD_BYTES_MAX,
+    U8,
+    U32,
+    WireError,
+    integer,
+    items,
+    text,
+    unpack_map,
+)
 
 # --- constants: unit in the name or beside it, where the number comes from ---
 
@@ -44,7 +54,6 @@ COOKIE_REPLY_BYTES = 8 + SALT_BYTES + MAC_BYTES + TAG_BYTES
 HANDSHAKE_PAYLOAD_BYTES = 256
 """Bytes of a handshake payload before sealing, at most; an initiation is always padded to it, so that no
 response is longer."""
-NODE_RECORD_BYTES_MAX = 200
 
 PATHS_MAX = 4
 """Paths of a session: two uplinks and two addresses of the peer, or four uplinks."""

@@ -27,6 +27,10 @@ PATH_NODES_MAX = 3
 """Nodes that a stream has passed before the hop that it is offered on: its origin and two relays."""
 CATALOGUE_ENTRIES_MAX = 64
 """Streams on one page."""
+NODE_RECORD_BYTES_MAX = 200
+"""A signed node record (core/record.py), in a message or in a handshake."""
+RECORDS_MAX = 4
+"""Records in one message: as many of the longest as fit."""
 U8, U16, U32 = 0xFF, 0xFFFF, 0xFFFFFFFF
 
 TRACK_KINDS = ("video", "audio", "av")
@@ -58,6 +62,9 @@ class Kind(IntEnum):
     SUBSCRIBE = 14
     UNSUBSCRIBE = 15
     UNAVAILABLE = 16
+    ASK_REGIONS = 17
+    REGIONS = 18
+    GOODBYE = 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +222,24 @@ class Unavailable:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class AskRegions:
+    """The sender wants to know which regions the receiver knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """Some of the regions that the sender is or speaks with; several messages tell of all of them."""
+
+    records: tuple[bytes, ...]
+    """As the fleet's key has signed them (core/record.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """The sender gives up the session and will call again when it wants one; it is not to be called."""
+
+
 Message = (
     KeyFrameRequest
     | Publish
@@ -229,6 +254,9 @@ Message = (
     | Subscribe
     | Unsubscribe
     | Unavailable
+    | AskRegions
+    | Regions
+    | Goodbye
 )
 Fields = Mapping[str, object]
 
@@ -417,6 +445,16 @@ def _revocation_list(fields: Fields) -> RevocationList:
     return RevocationList(signed)
 
 
+def _regions(fields: Fields) -> Regions:
+    return Regions(tuple(_record(record) for record in items(fields, "records", RECORDS_MAX)))
+
+
+def _record(value: object) -> bytes:
+    if not isinstance(value, bytes) or len(value) > NODE_RECORD_BYTES_MAX:
+        raise WireError(f"a record must be at most {NODE_RECORD_BYTES_MAX} bytes")
+    return value
+
+
 _KINDS: dict[type[Message], Kind] = {
     KeyFrameRequest: Kind.KEY_FRAME_REQUEST,
     Publish: Kind.PUBLISH,
@@ -431,6 +469,9 @@ _KINDS: dict[type[Message], Kind] = {
     Subscribe: Kind.SUBSCRIBE,
     Unsubscribe: Kind.UNSUBSCRIBE,
     Unavailable: Kind.UNAVAILABLE,
+    AskRegions: Kind.ASK_REGIONS,
+    Regions: Kind.REGIONS,
+    Goodbye: Kind.GOODBYE,
 }
 _PARSERS: dict[Kind, Callable[[Fields], Message]] = {
     Kind.PUBLISH: _publish,
@@ -446,4 +487,7 @@ _PARSERS: dict[Kind, Callable[[Fields], Message]] = {
     Kind.SUBSCRIBE: lambda fields: Subscribe(_stream(fields)),
     Kind.UNSUBSCRIBE: lambda fields: Unsubscribe(_stream(fields)),
     Kind.UNAVAILABLE: _unavailable,
+    Kind.ASK_REGIONS: lambda fields: AskRegions(),
+    Kind.REGIONS: _regions,
+    Kind.GOODBYE: lambda fields: Goodbye(),
 }

@@ -127,7 +127,7 @@ def test_an_edge_with_a_record_needs_no_edit_elsewhere_and_a_revocation_ends_it(
     fleet = three(seed)
     player = Player(fleet.network, VIDEO)
     assert fleet.run_until(lambda: all_connected(fleet), 10) < 5
-    fleet.run(5)  # the first route is to whoever was there first
+    fleet.run(15)  # the first route is to whoever was there first
     Encoder(fleet.network, VIDEO, start_ns=fleet.now_ns, count=8 * PER_SECOND)
     fleet.run(5)
     assert len(player.missing(range(4 * PER_SECOND))) <= 2

@@ -102,6 +102,9 @@ _STATUS: dict[str, Any] = {
                     {
                         "peer": "region-sgp",
                         "cost_ms": 115.4,
+                        "average_cost_ms": 115.2,
+                        "terms_ms": {"propagation": 50.0, "queue": 0.3, "jitter": 0.01, "loss": 65.1},
+                        "why": "lowest cost, 115.2 ms",
                         "rtt_ms": 101.25,
                         "loss_ratio": 0.3,
                         "state": "connected",
@@ -171,6 +174,16 @@ _STATUS: dict[str, Any] = {
         "revocations": {"issued": "2026-11-27T00:00:00Z", "keys": 1},
         "members": [{"name": "edge-sgp-9", "region": "ap-southeast", "expires": "2027-01-30T00:00:00Z"}],
         "max_peers": 256,
+        "regions": [
+            {
+                "name": "region-sgp",
+                "region": "ap-southeast",
+                "state": "kept",
+                "cost_ms": 115.4,
+                "age_seconds": 0.4,
+            },
+            {"name": "region-fra", "region": "eu", "state": "rests", "cost_ms": None, "age_seconds": None},
+        ],
     },
     "peers": [{"name": "region-sgp", "region": "ap-southeast", "connected": True}],
     "engine": {"received_datagrams": 56000, "pool.exhausted": 0},

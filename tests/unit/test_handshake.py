@@ -41,7 +41,15 @@ def begin(hello=HELLO, edge=EDGE):
 def answer(datagram, region=REGION):
     caller = identify(region, decode_handshake(datagram), len(datagram))
     heard = caller.hello()
-    return respond(region, caller, heard, local_index=0x22222222, ephemeral=bytes(range(32, 64)), cookie=None)
+    return respond(
+        region,
+        caller,
+        heard,
+        instance=region.instance,
+        local_index=0x22222222,
+        ephemeral=bytes(range(32, 64)),
+        cookie=None,
+    )
 
 
 def test_both_sides_get_the_same_keys():

@@ -270,8 +270,21 @@ def test_a_refusal_goes_to_the_next_peer_and_is_forgotten_in_time() -> None:
     assert node.peers["near"].opened(node.receive(0, 5004, rtp(1)), SOURCE) == []
     node.streams.poll(5999 * MS)
     assert node.take_sent() == []
-    node.streams.poll(7000 * MS)
+    for second in range(7, 16):
+        node.streams.poll(second * 1000 * MS)
+    assert node.take_sent() == []  # it has just changed
+    node.streams.poll(16_000 * MS)
     assert [(p, type(m)) for p, m in node.take_sent()] == [("far", Unpublish), ("near", Publish)]
+    # It may not have heard yet that the stream has left the other: it is offered again at the next look.
+    again = node.hop("near")
+    sent = stream.publications[again.id]
+    node.on("near", PublishRefused(sent.alias, sent.epoch, "it is published at far"), now_ns=16_100 * MS)
+    assert node.take_sent() == [] and stream.route is again
+    node.streams.poll(17_000 * MS)
+    ((peer, message),) = node.take_sent()
+    assert peer == "near" and isinstance(message, Publish)
+    node.on("near", PublishRefused(message.alias, message.epoch, "still"), now_ns=19_500 * MS)
+    assert stream.route is node.hop("far")
     node.close()
 
 
@@ -282,7 +295,8 @@ def test_a_clearly_better_peer_takes_over() -> None:
     node.streams.poll(1000 * MS)
     assert node.take_sent() == []  # 5 ms are not worth it
     node.hops.costs["near"] = 100
-    node.streams.poll(2000 * MS)
+    for second in range(2, 9):
+        node.streams.poll(second * 1000 * MS)
     sent = node.take_sent()
     assert [(p, type(m)) for p, m in sent] == [("near", Unpublish), ("far", Publish)]
     assert stream.route is node.hop("far") and not stream.accepted
