@@ -62,9 +62,11 @@ bench-peers: build
 	tests/benchmarks/peers/install.sh $(PEER_PACKAGES)
 	$(PY) -m tests.benchmarks.peers --rounds $(ROUNDS) $(PEERS)
 
-# What docs/loss.md shows, at full size: hours. LAB='--packets 24000 --seeds 2 --only W1 W6' chooses.
+# What docs/loss.md and docs/congestion.md show, at full size; each table says how long it will take.
+# LAB='--packets 24000 --seeds 2 --only W1 W6' and LAB_REAL='--seconds 10 --only W1' choose.
 lab: build
-	$(PY) -m relay.lab.grid --check $(LAB)
+	@status=0; for table in "real $(LAB_REAL)" capacity "grid $(LAB)"; do \
+		$(PY) -m relay.lab.$$table --check || status=1; done; exit $$status
 
 # LAB_PEERS='--only rist --link 30' chooses; see `python -m tests.benchmarks.rivals --help`.
 lab-peers: build

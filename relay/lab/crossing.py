@@ -10,17 +10,19 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, Protocol
 
 from relay.config import Config, parse
 from relay.core.noise import public_key
 from relay.lab.link import GilbertElliott, LinkConfig, outages
 from relay.lab.network import Network, Received, Sent
 from relay.lab.virtual import Sink, Source, VirtualNode
+from relay.services.machine import Machine
 from relay.services.status import percentile
 from relay.wire.hop import DatagramType
 
 EDGE, REGION, ENCODER, PLAYER = "10.0.0.1", "10.0.0.2", "10.0.0.8", "10.0.0.9"
+STREAM = "studio"
 MS, SECOND = 1_000_000, 1_000_000_000
 LEAD_NS = 5 * SECOND
 """To connect in, before media flows: at 30 % loss each way a handshake may take a second."""
@@ -45,6 +47,11 @@ class Media:
     """UDP port of the ingest."""
     player: int
     """UDP port of the player."""
+
+    @property
+    def interval_ns(self) -> int:
+        """From one packet to the next."""
+        return SECOND // self.packets_per_second
 
     def packet(self, number: int) -> bytes:
         """The RTP packet of that number; what follows the number in its payload depends on it."""
@@ -135,6 +142,13 @@ def together(outcomes: Sequence[Outcome]) -> Outcome:
 # ---- who is there ----------------------------------------------------------------------------
 
 
+class Arrivals(Protocol):
+    """When datagrams reached a node."""
+
+    media_ns: list[int]
+    reports_ns: list[int]
+
+
 class Traced(VirtualNode):
     """Remembers when media and when reports arrived."""
 
@@ -160,7 +174,13 @@ that the link loses cannot be asked for again."""
 
 
 def within_reach(
-    sent_ns: int, edge: Traced, region: Traced, *, delay_ns: int, budget_ns: int, outages: Iterable[Outage]
+    sent_ns: int,
+    edge: Arrivals,
+    region: Arrivals,
+    *,
+    delay_ns: int,
+    budget_ns: int,
+    outages: Iterable[Outage],
 ) -> bool:
     """Whether a packet of the edge could have been asked for and answered in time.
 
@@ -175,26 +195,36 @@ def within_reach(
     return any(not any(a <= at_ns < b for a, b in outages) for at_ns in edge.reports_ns[first:last])
 
 
-class Player:
-    """Notes which packets of a track arrive, intact."""
+class Tally:
+    """Which packets of a track came, intact."""
+
+    def __init__(self, media: Media, count: int) -> None:
+        self.media = media
+        self.came = bytearray(count)
+
+    def take(self, packet: bytes) -> None:
+        number = self.media.number_of(packet)
+        if number is not None and number < len(self.came):
+            self.came[number] = 1
+
+    def missing(self) -> list[int]:
+        return [number for number, came in enumerate(self.came) if not came]
+
+
+class Player(Tally):
+    """Receives a track."""
 
     def __init__(self, network: Network, media: Media, count: int) -> None:
-        self.came = bytearray(count)
-        self._media = media
+        super().__init__(media, count)
         network.attach(self, 0, (PLAYER, media.player))
         Sink(network, (PLAYER, media.player + 1))
 
     def receive(self, now_ns: int, datagrams: list[Received]) -> None:
         for _, _, data in datagrams:
-            number = self._media.number_of(data)
-            if number is not None:
-                self.came[number] = 1
+            self.take(data)
 
     def poll(self, now_ns: int) -> tuple[list[Sent], int | None]:
         return [], None
-
-    def missing(self) -> list[int]:
-        return [number for number, came in enumerate(self.came) if not came]
 
 
 # ---- configurations --------------------------------------------------------------------------
@@ -241,8 +271,8 @@ def configurations(terms: Terms, edge: Place, region: Place, called: str) -> tup
         for m in terms.media
     )
     players = ", ".join(f'{{ kind = "{m.kind}", address = "{region.host}:{m.player}" }}' for m in terms.media)
-    ingest = f'[[ingest.rtp]]\nstream = "studio"\ntracks = [ {tracks} ]'
-    egress = f'[[egress.rtp]]\nstream = "studio"\nto = [ {players} ]'
+    ingest = f'[[ingest.rtp]]\nstream = "{STREAM}"\ntracks = [ {tracks} ]'
+    egress = f'[[egress.rtp]]\nstream = "{STREAM}"\nto = [ {players} ]'
     return (
         config("edge", edge, region, f'name = "region"\naddress = "{called}"', ingest),
         config("region", region, edge, 'name = "edge"', egress),
@@ -252,9 +282,10 @@ def configurations(terms: Terms, edge: Place, region: Place, called: str) -> tup
 # ---- a run -----------------------------------------------------------------------------------
 
 
-def cross(terms: Terms, *, packets: int, seed: int) -> Outcome:
-    """Send `packets` of the first track, and the others for as long, and see what came."""
-    network = Network(seed)
+def nodes(
+    network: Network, terms: Terms, seed: int, node: type[VirtualNode] = VirtualNode
+) -> tuple[VirtualNode, VirtualNode]:
+    """An edge and a region, and the link between them."""
     keys = random.Random(seed).randbytes(64)
     places = (
         Place("0.0.0.0:7400", "0.0.0.0", keys[:32]),
@@ -263,59 +294,70 @@ def cross(terms: Terms, *, packets: int, seed: int) -> Outcome:
     configs = configurations(terms, *places, f"{REGION}:7400")
     network.set_link(EDGE, REGION, terms.link)
     network.set_link(REGION, EDGE, terms.link)
-    node = Traced if terms.link.outage_ms else VirtualNode
     region = node(network, REGION, configs[1], static=keys[32:], seed=seed + 1)
     edge = node(network, EDGE, configs[0], static=keys[:32], seed=seed + 2)
-    length_ns = packets * SECOND // terms.media[0].packets_per_second
-    players = [_stream(network, media, length_ns) for media in terms.media]
-    end_ns = LEAD_NS + length_ns + TAIL_NS
-    network.run(end_ns)
-    missing = players[-1].missing()
-    beyond_help = 0
-    if isinstance(edge, Traced) and isinstance(region, Traced):
-        beyond_help = len(missing) - _reachable(terms, missing, edge, region, end_ns)
-    assert region.machine.hops is not None
-    [hop] = region.machine.hops.hops
-    out = edge.machine.hop_statuses()[0]
-    return Outcome(
-        packets=len(players[-1].came),
-        lost=len(missing) - beyond_help,
-        beyond_help=beyond_help,
-        media_bytes=sum(len(p.came) * m.packet_bytes for p, m in zip(players, terms.media, strict=True)),
-        repair_ratio=out["overhead_ratio"],
-        sent_bytes=sum(path["sent_bytes"] for path in out["paths"]),
-        delays=list(region.shards.of(hop).hop_delays(hop)),
-    )
+    return edge, region
 
 
-def _stream(network: Network, media: Media, length_ns: int) -> Player:
+def stream(network: Network, media: Media, length_ns: int) -> Player:
     """An encoder and a player of a track, for so long from LEAD_NS on."""
-    interval_ns = SECOND // media.packets_per_second
-    player = Player(network, media, length_ns // interval_ns)
+    player = Player(network, media, length_ns // media.interval_ns)
     Source(
         network,
         (ENCODER, media.listen),
         (EDGE, media.listen),
         media.packet,
         start_ns=LEAD_NS,
-        interval_ns=interval_ns,
+        interval_ns=media.interval_ns,
         count=len(player.came),
     )
     return player
 
 
-def _reachable(terms: Terms, missing: Sequence[int], edge: Traced, region: Traced, end_ns: int) -> int:
-    """How many of them were within reach."""
-    interval_ns = SECOND // terms.media[-1].packets_per_second
-    gone = list(takewhile(lambda outage: outage[0] < end_ns, outages(terms.link, 0)))
+def cross(terms: Terms, *, packets: int, seed: int) -> Outcome:
+    """Send `packets` of the first track, and the others for as long, and see what came."""
+    network = Network(seed)
+    edge, region = nodes(network, terms, seed, Traced if terms.link.outage_ms else VirtualNode)
+    length_ns = packets * SECOND // terms.media[0].packets_per_second
+    players = [stream(network, media, length_ns) for media in terms.media]
+    end_ns = LEAD_NS + length_ns + TAIL_NS
+    network.run(end_ns)
+    beyond_help = 0
+    if isinstance(edge, Traced) and isinstance(region, Traced):
+        sent_ns = [LEAD_NS + number * terms.media[-1].interval_ns for number in players[-1].missing()]
+        beyond_help = len(sent_ns) - reachable(terms, sent_ns, edge, region, start_ns=0, end_ns=end_ns)
+    return outcome(players, beyond_help, edge.machine, region.machine)
+
+
+def outcome(tracks: Sequence[Tally], beyond_help: int, edge: Machine, region: Machine) -> Outcome:
+    """Of a run that is over."""
+    assert region.hops is not None
+    [hop] = region.hops.hops
+    out = edge.hop_statuses()[0]
+    return Outcome(
+        packets=len(tracks[-1].came),
+        lost=len(tracks[-1].missing()) - beyond_help,
+        beyond_help=beyond_help,
+        media_bytes=sum(len(t.came) * t.media.packet_bytes for t in tracks),
+        repair_ratio=out["overhead_ratio"],
+        sent_bytes=sum(path["sent_bytes"] for path in out["paths"]),
+        delays=list(region.shards.of(hop).hop_delays(hop)),
+    )
+
+
+def reachable(
+    terms: Terms, sent_ns: Iterable[int], edge: Arrivals, region: Arrivals, *, start_ns: int, end_ns: int
+) -> int:
+    """How many of the packets that were sent then were within reach, on links that began at `start_ns`."""
+    gone = list(takewhile(lambda outage: outage[0] < end_ns, outages(terms.link, start_ns)))
     return sum(
         within_reach(
-            LEAD_NS + number * interval_ns,
+            at_ns,
             edge,
             region,
             delay_ns=round(terms.link.delay_ms * MS),
             budget_ns=terms.budget_ms * MS,
             outages=gone,
         )
-        for number in missing
+        for at_ns in sent_ns
     )

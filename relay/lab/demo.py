@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relay.config import parse
+from relay.config import Config, parse
 from relay.core.keys import private_key_file
 from relay.core.noise import public_key
 from relay.errors import RelayError
@@ -137,13 +137,31 @@ def _configurations(options: argparse.Namespace, ports: Ports, directory: Path) 
 
 
 @asynccontextmanager
-async def _running(text: str) -> AsyncIterator[Node]:
-    node = Node(parse(text, {}))
+async def running(config: Config) -> AsyncIterator[Node]:
+    """A node of this process."""
+    node = Node(config)
     try:
         await node.start()
         yield node
     finally:
         await node.stop()
+
+
+async def connected(edge: Node, region: Node, name: str) -> None:
+    """Until the region has taken that stream. Raises RelayError after CONNECT_SECONDS."""
+
+    def accepted() -> bool:
+        stream = edge.stream(name)
+        return stream is not None and bool(stream["route"]["accepted"]) and region.stream(name) is not None
+
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            while not accepted():  # noqa: ASYNC110 - both ends' event loops are this one
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise RelayError(
+            f"the two nodes did not connect within {CONNECT_SECONDS:.0f} s; is the loss too high?"
+        ) from None
 
 
 class Demo:
@@ -153,25 +171,6 @@ class Demo:
         self.edge = edge
         self.region = region
         self.link = link
-
-    async def connected(self) -> None:
-        """Until the region has taken the stream. Raises RelayError after CONNECT_SECONDS."""
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                while not self._accepted():  # noqa: ASYNC110 - both ends' event loops are this one
-                    await asyncio.sleep(0.01)
-        except TimeoutError:
-            raise RelayError(
-                f"the two nodes did not connect within {CONNECT_SECONDS:.0f} s; is the loss too high?"
-            ) from None
-
-    def _accepted(self) -> bool:
-        stream = self.edge.stream(STREAM)
-        return (
-            stream is not None
-            and bool(stream["route"]["accepted"])
-            and self.region.stream(STREAM) is not None
-        )
 
     def measure(self) -> dict[str, Any]:
         """The figures of `--json` that need no decoder."""
@@ -264,12 +263,12 @@ async def _run(options: argparse.Namespace) -> int:
         directory = Path(name)
         edge_text, region_text = _configurations(options, ports, directory)
         async with (
-            _running(region_text) as region,
+            running(parse(region_text, {})) as region,
             Proxy((HOST, ports.link), (HOST, ports.region), up=link, down=link, seed=options.seed) as proxy,
-            _running(edge_text) as edge,
+            running(parse(edge_text, {})) as edge,
         ):
             demo = Demo(edge, region, proxy)
-            await demo.connected()
+            await connected(edge, region, STREAM)
             if not options.json:
                 print(_introduction(options, ports), flush=True)
             frames = await _play(demo, options, ports, directory)

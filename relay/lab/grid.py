@@ -3,9 +3,10 @@
 import argparse
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 from relay.lab.crossing import AUDIO, VIDEO, Outcome, Terms, cross, together
@@ -15,6 +16,9 @@ HEADER = (
     "| | link | budget | packets | residual loss | repair overhead | all in | added delay mean / p99 "
     "| p/(1-p) | target: residual, overhead, delay | met |"
 )
+
+PROBE = 8_000
+"""Packets of the run that tells how long the others will take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,11 @@ class Target:
             ("p99 delay", got.p99_ms, self.p99_ms),
         )
         return [name for name, value, most in figures if most is not None and value > most]
+
+    def times(self, factor: float) -> "Target":
+        """So many times worse in every part."""
+        asked = {name: most for name, most in asdict(self).items() if most is not None}
+        return Target(**{name: most * factor for name, most in asked.items()})
 
     def __str__(self) -> str:
         parts = [f"{self.residual:.0e}" if self.residual else "0"]
@@ -75,7 +84,7 @@ CELLS = (
     Cell("W8", "W1, audio beside the video: audio", Terms(LOSSY, 200, (VIDEO, AUDIO)), Target(1e-4)),
     Cell("W10", "outages of 300 ms, 3 % in bursts of 8, RTT 70", Terms(OUTAGES, 400), Target(0)),
 )
-"""W9, capacity that halves, is no matter of repair."""
+"""W9, capacity that halves, is no matter of repair: `relay.lab.capacity`."""
 
 
 def row(cell: Cell, got: Outcome) -> str:
@@ -111,19 +120,41 @@ def add_size(parser: argparse.ArgumentParser, packets: int, seeds: int) -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (one a CPU)")
 
 
+def begin_table(header: str) -> None:
+    print(f"{header}\n{'|---' * (header.count('|') - 1)}|", flush=True)
+
+
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """The options of every table of CELLS."""
+    names = [cell.name for cell in CELLS]
+    parser.add_argument(
+        "--only", nargs="+", choices=names, default=names, metavar="CELL", help="W1 W6: these alone"
+    )
+    parser.add_argument("--check", action="store_true", help="exit status 1 if a target is missed")
+
+
+def foretell(cells: Sequence[Cell], *, packets: int, seeds: int, jobs: int) -> str:
+    """What is to be done and how long it will take, by a short run of the first cell."""
+    started = time.process_time()
+    cross(cells[0].terms, packets=PROBE, seed=0)
+    minutes = (time.process_time() - started) / PROBE * packets * seeds * len(cells) / jobs / 60
+    return (
+        f"{len(cells)} cells, {seeds} seeds of {packets} packets each, {jobs} processes: "
+        f"about {minutes:.0f} min on an idle machine"
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m relay.lab.grid", description=__doc__)
     add_size(parser, 1_000_000, 5)
-    parser.add_argument("--only", nargs="+", metavar="CELL", help="W1 W6: these cells alone")
-    parser.add_argument("--check", action="store_true", help="exit status 1 if a target is missed")
+    add_choice(parser)
     options = parser.parse_args()
-    cells = [cell for cell in CELLS if not options.only or cell.name in options.only]
-    if not cells:
-        parser.error(f"no such cell; there are {' '.join(cell.name for cell in CELLS)}")
-    print(f"{HEADER}\n{'|---' * (HEADER.count('|') - 1)}|", flush=True)
+    cells = [cell for cell in CELLS if cell.name in options.only]
+    size = {"packets": options.packets, "seeds": options.seeds, "jobs": options.jobs}
+    print(foretell(cells, **size), file=sys.stderr)
+    begin_table(HEADER)
     met = True
-    runs = outcomes([c.terms for c in cells], packets=options.packets, seeds=options.seeds, jobs=options.jobs)
-    for cell, got in zip(cells, runs, strict=True):
+    for cell, got in zip(cells, outcomes([c.terms for c in cells], **size), strict=True):
         print(row(cell, got), flush=True)
         met = met and not cell.target.missed(got)
     return 0 if met or not options.check else 1

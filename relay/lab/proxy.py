@@ -33,8 +33,8 @@ except ImportError:  # it has no build for every board
 from relay.lab.link import Link, LinkConfig, LinkProfile, bursts, packet_size, seeded
 
 Direction = Literal["up", "down"]
-FateHook = Callable[[Direction, int, bool], object]
-"""Called for each datagram as it enters a link: (direction, payload bytes, whether the link loses it)."""
+FateHook = Callable[[Direction, bytes, bool], object]
+"""Called for each datagram as it enters a link: (direction, payload, whether the link loses it)."""
 LatenessHook = Callable[[int], object]
 """Called for each datagram that is sent on, with the ns that have passed since it came out of its link."""
 
@@ -196,7 +196,7 @@ class Proxy:
         host = self._target_address[0] if direction == "up" else client.address[0]
         comes_out = self._links[direction].send(now_ns, packet_size(len(payload), host), (client, payload))
         if self._on_datagram is not None:
-            self._on_datagram(direction, len(payload), not comes_out)
+            self._on_datagram(direction, payload, not comes_out)
 
     def _deliver(self) -> None:
         """Send on what has come out of the links, and set the timer for the rest."""

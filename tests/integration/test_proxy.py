@@ -87,9 +87,9 @@ class Fates:
         self.sizes: list[int] = []
         self._changed = asyncio.Event()
 
-    def __call__(self, direction: Direction, size: int, lost: bool) -> None:
+    def __call__(self, direction: Direction, payload: bytes, lost: bool) -> None:
         self.lost[direction].append(lost)
-        self.sizes.append(size)
+        self.sizes.append(len(payload))
         self._changed.set()
 
     async def wait(self, direction: Direction, count: int) -> None:
@@ -184,7 +184,7 @@ def test_what_arrives_while_a_batch_is_read_is_not_early_either(
         async with Peer() as target, Peer() as client:
             sent_ns: list[int] = []
 
-            def stall(of: Direction, size: int, lost: bool) -> None:
+            def stall(of: Direction, payload: bytes, lost: bool) -> None:
                 """A proxy that is held up for 5 ms within a batch, into which another datagram falls."""
                 if of != direction or sent_ns or not target.sources:
                     return

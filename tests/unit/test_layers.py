@@ -19,6 +19,7 @@ RELAY = (
     ("relay.bench",),
     ("relay.node", "relay.fleet"),
     ("relay.lab.demo",),  # runs whole nodes on this machine
+    ("relay.lab.real",),  # the same
     ("relay.cli",),
 )
 """Lowest first. A package stands for those of its modules that are not named, which may import each other."""

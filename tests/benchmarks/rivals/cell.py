@@ -117,7 +117,7 @@ class Watch:
     first_s: float | None = None
     lateness: list[int] = field(default_factory=list)
 
-    def datagram(self, direction: Direction, _: int, __: bool) -> None:
+    def datagram(self, direction: Direction, _: bytes, __: bool) -> None:
         if self.first_s is None and direction == "up":
             self.first_s = time.monotonic()
 
