@@ -67,6 +67,8 @@ class Measured:
     """How long after their time the proxy sent datagrams on."""
     kernel_drops: int
     """Datagrams that the proxy read too late: loss that no seed made."""
+    pacer_drops: int
+    """Packets of all tracks that the edge dropped because it saw a bottleneck, though there is none."""
 
 
 class Watch:
@@ -193,7 +195,8 @@ async def measure(terms: Terms, *, seconds: float, seed: int, directory: Path) -
             times = {"start_ns": began_ns, "end_ns": time.monotonic_ns()}
             beyond_help = len(sent_ns) - reachable(terms, sent_ns, watch, watch, **times)
         got = outcome([track.tally for track in tracks], beyond_help, edge.machine, region.machine)
-        return Measured(got, watch.late_p99_ms(), link.kernel_drops())
+        drops = edge.machine.hop_statuses()[0]["drops"]
+        return Measured(got, watch.late_p99_ms(), link.kernel_drops(), drops["dropped_media"])
 
 
 def run(seconds: float, seed: int, cell: Cell) -> Measured:
@@ -232,11 +235,11 @@ def main() -> int:
         f"about {minutes:.0f} min",
         file=sys.stderr,
     )
-    begin_table(f"{HEADER} proxy late p99 | dropped by the kernel |")
+    begin_table(f"{HEADER} proxy late p99 | dropped by kernel, pacer |")
     met = True
     for cell, got in table(cells, seconds=options.seconds, seed=options.seed, jobs=options.jobs):
         late = "-" if got.late_p99_ms is None else f"{got.late_p99_ms:.1f} ms"
-        print(f"{row(cell, got.outcome)} {late} | {got.kernel_drops} |", flush=True)
+        print(f"{row(cell, got.outcome)} {late} | {got.kernel_drops}, {got.pacer_drops} |", flush=True)
         met = met and not cell.target.missed(got.outcome)
     return 0 if met or not options.check else 1
 
