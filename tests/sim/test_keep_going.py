@@ -121,12 +121,11 @@ def test_outages_of_300_ms_cost_little_more_than_what_nobody_could_ask_for_in_ti
     link = LinkConfig(delay_ms=35, loss=bursts(0.03, 8), outages=outages)
     run = Run(seed, link, seconds=24, budget_ms=400).finish()
     assert run.fleet.network.link(EDGE, REGION).counters.lost_outage >= 4 * 120
-    # All that an outage took is answered by one train. A burst that takes more of it than its margin leaves
-    # the oldest packets, for which no other comes in time; in one outage of the four that may be.
+    # All that an outage took is answered by one train, and a burst may take more of it than its margin.
     in_reach = [i for i in run.missing() if could_be_repaired(run, i, 35 * MS, 400 * MS, outages)]
-    assert len(in_reach) <= 25
+    assert len(in_reach) <= 2
     assert len(run.missing()) <= 60
-    assert run.overhead() <= 0.27
+    assert run.overhead() <= 0.22
     assert [state for state, _ in run.sessions()] == ["connected"] * 2
 
 
@@ -150,7 +149,7 @@ def test_after_longer_outages_the_stream_goes_on_at_once(seed: int, loss: float)
         assert arrived[0].at_ns <= int(end_s * SECOND) + (350 if loss else 220) * MS
     if loss:
         missing = [i for i in missing if could_be_repaired(run, i, 50 * MS, 300 * MS, outages)]
-    assert len(missing) <= (8 if loss else 0)
+    assert len(missing) <= (4 if loss else 0)
     # Were an outage taken for loss, that would count as 100 % for the 2 s of the long average.
     assert run.overhead() <= (0.80 if loss else 0.15)
     assert [state for state, _ in run.sessions()] == ["connected"] * 2

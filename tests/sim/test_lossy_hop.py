@@ -76,7 +76,7 @@ PACKETS = 24_000
 """Of video, a seed."""
 CLUSTER = 4
 """Packets that are lost together: where repair fails, it fails for several."""
-TRAIN = 25
+TRAIN = 8
 """Packets that are lost after an outage when a burst takes more of the answer than its margin. The target of
 W10 is 0, but that happens."""
 START = 0.02
