@@ -261,7 +261,7 @@ class Controller:
             self._probe_wait_ns = PROBE_FIRST_NS
         jumped = self._usual_loss is not None and m.loss_ratio > self._usual_loss + JUMP
         wait_ns = PROBE_SOON_NS if jumped else self._probe_wait_ns
-        if now_ns - self._probed_ns > wait_ns:
+        if now_ns - max(self._probed_ns, self._sending_ns or now_ns) > wait_ns:
             self._probed_loss, self._probed_bps = m.loss_ratio, self.sent_bps
             self._probe_end_ns = now_ns + PROBE_NS + m.rtt_ns
 

@@ -241,3 +241,28 @@ def test_whatever_a_peer_claims_the_limit_stays_within_reason(seed: int) -> None
         )
         assert controller.limit_bps is None or LEAST_BPS <= controller.limit_bps <= 10e6, f"seed {seed}"
         assert 0 <= controller.own_loss <= 1
+
+
+def test_the_first_seconds_of_a_lossy_path_are_no_jump_of_loss_wherever_the_clock_begins() -> None:
+    """Averages of loss fill up from a few datagrams; on a clock that has run for hours no probe is due."""
+    controller = Controller()
+    start_ns = 9000 * SECOND
+    for i in range(20 * 20):
+        now_ns = start_ns + i * LOOK_NS
+        loss = min(0.1 + 0.1 * i / 20, 0.3)
+        controller.look(
+            now_ns,
+            Measured(
+                queue_ns=0,
+                passed_bps=6.6e6,
+                sent_bps=6.6e6,
+                loss_recent=loss,
+                loss_ratio=loss,
+                loss_burst=0.0,
+                packets_per_second=400,
+                rtt_ns=RTT_NS,
+                progress_ns=now_ns,
+                sending=True,
+            ),
+        )
+        assert controller.probe == 0 and controller.limit_bps is None, f"after {i * LOOK_NS / SECOND} s"
