@@ -13,7 +13,7 @@ PEER_PACKAGES := gcc libc6-dev ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-go
 LAB_PEER_PACKAGES := srt-tools rist-tools
 ROUNDS ?= 5
 SECONDS ?= 60
-STUBS := $(addprefix relay_ext.,control crypto delay shards engine load seal rtp payload rlc rlc_encoder gf256 timer \
+STUBS := $(addprefix relay_ext.,clock control crypto delay shards engine load seal rtp payload rlc rlc_encoder gf256 timer \
 	transit pacer)
 ASAN_TESTS := $(addsuffix .py,$(addprefix tests/unit/test_,plane plane_commands plane_paths ingest shards relay subscribe delay playout path streams rlc gf256 seal rtp_ext \
 	payload payload_formats feedback timer transit pacer)) tests/fuzz $(addsuffix .py,$(addprefix tests/integration/test_,engine bench threads))

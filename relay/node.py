@@ -19,20 +19,24 @@ from relay.config.files import check_files, load, read_private_key
 from relay.core.noise import public_key
 from relay.errors import ConfigError, RelayError
 from relay.log import configure, event
+from relay.services.board import Board
 from relay.services.ciphers import fastest_first
 from relay.services.engine import EngineService
 from relay.services.machine import Machine
+from relay.services.observer import Observer
 from relay.services.shards import Shards
 from relay.services.store import FileStore
 from relay.services.uplinks import HOP_PORT, UPLINK_PORTS, Binding, Uplinks, default_routes
 from relay.web import ops
 from relay.wire import sdp
+from relay.wire.health import Digest
 from relay.wire.hop import CIPHER_NAMES
 from relay_ext import control
 
 logger = logging.getLogger("relay.node")
 
 DRAIN_CHECK_S = 0.2
+TIMER_LEAST_NS = 1_000_000
 RESOLVE_AGAIN_S = 10.0
 """Between two attempts at a peer's name that had no address: the name service may come up after us."""
 
@@ -126,6 +130,8 @@ class Node:
         self.service = EngineService(
             self.shards.planes, self._on_event, self._on_failure, coalesce_us=config.engine.coalesce_us
         )
+        board = Board(Path(config.node.state_dir))
+        self.observer = Observer(board, self.service.cpu_ns, time.monotonic_ns, self._on_facts)
         self.ciphers = fastest_first(time.thread_time_ns)
         self.store = FileStore(config.node.state_dir / "fleet.json")
         self._ports = SocketPorts(self.service, self.shards)
@@ -146,6 +152,7 @@ class Node:
             store=self.store,
             wall_clock=time.time,
             ciphers=self.ciphers,
+            look=self.observer.ask,
         )
 
     async def start(self) -> None:
@@ -155,6 +162,8 @@ class Node:
             self._ports.open_hop(HOP_PORT, self.config.hop.listen)
         self.machine.start(now_ns)
         self.service.start()
+        self.observer.start()
+        self.observer.ask()
         self._runner = await ops.start(self, self.config.ops.listen)
         self._poll()
         self._resolve_late()
@@ -178,6 +187,7 @@ class Node:
             await self._runner.cleanup()
             if self.machine.members is not None:
                 self.machine.members.save(time.monotonic_ns())
+        self.observer.stop()
         self.service.stop()
         if self._timer is not None:
             self._timer.cancel()
@@ -195,12 +205,20 @@ class Node:
         self.failed = sentence
         self.done.set()
 
+    def _on_facts(self, now_ns: int, facts: Digest) -> None:
+        self.machine.fleet.observe(now_ns, facts)
+        self._poll()
+
+    def _on_timer(self) -> None:
+        self.observer.late(time.monotonic_ns() - self._timer_ns)
+        self._poll()
+
     def _poll(self) -> None:
         now_ns = time.monotonic_ns()
         if self._timer is not None:
             self._timer.cancel()
-        deadline_ns = self.machine.poll(now_ns)
-        self._timer = self._loop.call_later(max(deadline_ns - now_ns, 1_000_000) * 1e-9, self._poll)
+        self._timer_ns = max(self.machine.poll(now_ns), now_ns + TIMER_LEAST_NS)
+        self._timer = self._loop.call_later((self._timer_ns - now_ns) * 1e-9, self._on_timer)
 
     def _resolve_late(self) -> None:
         if self.machine.unresolved and (self._resolve_task is None or self._resolve_task.done()):
@@ -243,6 +261,9 @@ class Node:
 
     # ---- what the operations API sees (relay.web.ops.NodeView) --------------------------------
 
+    async def look(self) -> None:
+        await self.observer.fresh()
+
     def ready(self) -> list[str]:
         return self.machine.not_ready()
 
@@ -266,6 +287,7 @@ class Node:
                 **self.shards.stats(),
                 **self.machine.refused_handshakes(),
             },
+            "board": {**self.observer.board.totals, "unreadable": self.observer.board.unreadable.total()},
             "ready": not reasons,
             "reasons": reasons,
         }
@@ -280,7 +302,7 @@ class Node:
         return self.machine.hop_statuses()
 
     def peers(self) -> list[dict[str, Any]]:
-        return self.machine.peer_statuses()
+        return self.machine.peer_statuses(time.monotonic_ns())
 
     def sdp(self, name: str, host: str, port: int) -> str | None:
         stream = self.machine.streams.streams.get(name)
@@ -290,6 +312,7 @@ class Node:
 
     async def drain(self, timeout_seconds: float | None) -> None:
         self.machine.streams.drain(time.monotonic_ns())
+        self._poll()
         event(logger, logging.INFO, "draining", timeout_seconds=timeout_seconds)
         if self._drain_task is None:
             self._drain_task = asyncio.create_task(self._end_when_empty(timeout_seconds))

@@ -31,6 +31,9 @@ class Engine:
     @property
     def error(self) -> str | None:
         """What ended the thread, if anything but `stop` did."""
+    @property
+    def cpu_ns(self) -> int | None:
+        """CPU time that the thread has used, in nanoseconds; None before it runs and after it has ended."""
     def start(self) -> None:
         """Raises RuntimeError when the engine was started before."""
     def stop(self) -> None:

@@ -15,6 +15,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from contextlib import suppress
 
 from libc.errno cimport EINTR, ENOSYS, errno
@@ -266,7 +267,7 @@ cdef class Engine:
     """
     cdef engine *e
     cdef Plane plane
-    cdef object lock, thread, sockets
+    cdef object lock, thread, sockets, cpu_clock
     cdef bint gro, gso
     cdef uint64_t old_drops
 
@@ -317,6 +318,15 @@ cdef class Engine:
     def error(self):
         return os.strerror(self.e.error) if self.e.error else None
 
+    @property
+    def cpu_ns(self):
+        if self.cpu_clock is None or not self.alive:
+            return None
+        try:
+            return time.clock_gettime_ns(self.cpu_clock)
+        except OSError:  # the thread has just ended
+            return None
+
     def start(self):
         with self.lock:
             if self.thread is not None or self.e.events < 0:
@@ -327,6 +337,7 @@ cdef class Engine:
             self.thread.start()
 
     def _enter(self):
+        self.cpu_clock = time.pthread_getcpuclockid(threading.get_ident())
         with nogil:
             enter(self.e)
 

@@ -8,8 +8,8 @@ from itertools import count
 from relay.core.actions import Action, Address
 from relay.core.handshake import Caller, HandshakeError, Identity, Local, identify
 from relay.core.session import Peer, Session
+from relay.wire.fields import WireError
 from relay.wire.hop import Initiation, Response, decode_handshake
-from relay.wire.messages import WireError
 
 
 class Acceptor:

@@ -3,11 +3,11 @@
 A region says of its own streams alone, to every other region, and nobody repeats it. So what a region knows
 of another is that one's list, or an older state of it, for the channel keeps order:
 
-    Announce   one change, with the number (`version`) that the list has after it
-    Digest     that number, every DIGEST_NS, and at the beginning of a session; it also says that the sender
-               is a region at all
-    Ask        from who finds that a number does not follow the one it has: it wants the list
-    Catalogue  the list, in pages of one message each
+    Announce     one change, with the number (`version`) that the list has after it
+    ListVersion  that number, every VERSION_NS, and at the beginning of a session; it also says that the
+                 sender is a region at all
+    Ask          from who finds that a number does not follow the one it has: it wants the list
+    Catalogue    the list, in pages of one message each
 
 A region that is not heard for EXPIRE_NS, or whose process is a new one, has no streams until it says so
 again.
@@ -23,19 +23,19 @@ Sans-IO: `receive` and `poll` are given the time in ns; what they return is to b
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from relay.wire.fields import U32
 from relay.wire.messages import (
     CATALOGUE_ENTRIES_MAX,
-    U32,
     Announce,
     Ask,
     Catalogue,
     CatalogueEntry,
-    Digest,
+    ListVersion,
     Message,
 )
 
 MS = 1_000_000
-DIGEST_NS = 5_000 * MS
+VERSION_NS = 5_000 * MS
 EXPIRE_NS = 20_000 * MS
 """Silence after which a region's streams are gone: longer than a session takes to call itself silent, so that
 a reconnect of that length costs nothing."""
@@ -44,7 +44,7 @@ PAGE_BYTES = 800
 ENTRIES_MAX = 4096
 """Streams remembered of one region, at most; more are not believed."""
 
-DirectoryMessage = Announce | Ask | Catalogue | Digest
+DirectoryMessage = Announce | Ask | Catalogue | ListVersion
 
 
 @dataclass(slots=True)
@@ -74,7 +74,7 @@ class Directory:
         self._stamp = 0
         """The highest seen."""
         self._regions: dict[bytes, _Region] = {}
-        self._next_digest_ns: int | None = None
+        self._next_version_ns: int | None = None
 
     # ---- what it knows -------------------------------------------------------------------------
 
@@ -109,8 +109,8 @@ class Directory:
         self._version += 1
         return Announce(stream, self._version, stamp)
 
-    def digest(self) -> Digest:
-        return Digest(self._version, self._stamp)
+    def list_version(self) -> ListVersion:
+        return ListVersion(self._version, self._stamp)
 
     # ---- what others say -----------------------------------------------------------------------
 
@@ -119,7 +119,7 @@ class Directory:
         region = self._regions.setdefault(key, _Region(now_ns))
         region.heard_ns = now_ns
         match message:
-            case Digest(version, stamp):
+            case ListVersion(version, stamp):
                 self._stamp = max(self._stamp, stamp)
                 region.asked = version != region.version
                 return [Ask()] if region.asked else []
@@ -149,7 +149,7 @@ class Directory:
         if page.page == 0:
             region.arriving, region.next_page = {}, 0
         if page.page != region.next_page:
-            return  # one before it could not be sent; the next digest will tell
+            return  # one before it could not be sent; the next version will tell
         region.next_page += 1
         region.arriving.update((entry.stream, entry.stamp) for entry in page.entries)
         self._stamp = max(self._stamp, *region.arriving.values(), 0)
@@ -174,11 +174,11 @@ class Directory:
         """The region's process is a new one, or it is no longer a peer."""
         self._regions.pop(key, None)
 
-    def poll(self, now_ns: int) -> Digest | None:
-        """What is gone expires; the digest for every region, when it is due."""
+    def poll(self, now_ns: int) -> ListVersion | None:
+        """What is gone expires; the version for every region, when it is due."""
         for key in [key for key, region in self._regions.items() if now_ns - region.heard_ns >= EXPIRE_NS]:
             del self._regions[key]
-        if self._next_digest_ns is not None and now_ns < self._next_digest_ns:
+        if self._next_version_ns is not None and now_ns < self._next_version_ns:
             return None
-        self._next_digest_ns = now_ns + DIGEST_NS
-        return self.digest()
+        self._next_version_ns = now_ns + VERSION_NS
+        return self.list_version()

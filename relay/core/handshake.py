@@ -19,8 +19,8 @@ from functools import cached_property, lru_cache
 
 from relay.core.noise import Initiator, NoiseError, Responder, hkdf, public_key
 from relay.wire import hop
+from relay.wire.fields import WireError
 from relay.wire.hop import Hello
-from relay.wire.messages import WireError
 from relay_ext.crypto import chacha20_poly1305_open
 
 

@@ -1,9 +1,9 @@
 """With which regions a node keeps a session, of those that it may call: with the best three, and with each of
 the others for some seconds now and then, to measure it.
 
-An idle session costs eight wake-ups a second, so there cannot be one with each of many regions for ever; what
-was measured is remembered with its age. A region that is in a node's configuration keeps its session in any
-case, as does one that carries a stream.
+An idle session wakes a node ten times a second or so, so there cannot be one with each of many regions for
+ever; what was measured is remembered with its age. A region that is in a node's configuration keeps its
+session in any case, as does one that carries a stream.
 
 Sans-IO: `look` is given the time in ns and what there is, once a second or so, and says which sessions there
 should be.

@@ -8,8 +8,8 @@ from time to time in the same way; when it no longer passes (a black hole), the 
 """
 
 from relay.wire import hop
+from relay.wire.fields import U16
 from relay.wire.hop import MtuProbe
-from relay.wire.messages import U16
 
 
 def largest_datagram(host: str) -> int:

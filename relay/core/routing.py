@@ -12,8 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
 
+from relay.core.health import UNKNOWN, penalties
+from relay.wire.health import RATIO, Digest
+
 MS = 1_000_000
 SECOND = 1000 * MS
+
+LOAD_MS = 5.0
+"""Cost of a node that is half loaded; it grows as queues do, with u / (1 - u)."""
 
 BETTER_MS = 10.0
 """A change is worth making only for a cost lower by this many milliseconds..."""
@@ -48,6 +54,13 @@ def cost_ms(rtt_ms: float, min_rtt_ms: float, queue_ms: float, jitter_ms: float,
     return sum(terms_ms(rtt_ms, min_rtt_ms, queue_ms, jitter_ms, loss_ratio).values())
 
 
+def health_terms_ms(health: Digest) -> dict[str, float]:
+    """What a peer's own state is worth in milliseconds of detour: its load, and whatever is wrong with it."""
+    headroom = health.headroom_permille
+    load = 0.0 if headroom is None else min(1 - headroom / RATIO, 0.99)
+    return {"load": LOAD_MS * load / (1 - load)} | {of.reason: of.ms for of in penalties(health) if of.ms}
+
+
 def clearly_better(cost: float, held: float) -> bool:
     """Whether a cost is so much lower than that of what is in use that a change is worth it."""
     return held - cost >= BETTER_MS and held - cost >= BETTER_RATIO * held
@@ -72,6 +85,7 @@ class Candidate:
     """Whether it was measured for long enough to know its loss."""
     rests: str = ""
     """Why there is no session with it now, although there could be; what was measured is of the last one."""
+    health: Digest = UNKNOWN
 
     @property
     def usable(self) -> bool:
@@ -80,11 +94,13 @@ class Candidate:
     @property
     def terms_ms(self) -> dict[str, float]:
         """What makes up the cost, in milliseconds by name."""
-        return terms_ms(self.rtt_ms, self.min_rtt_ms, self.queue_ms, self.jitter_ms, self.loss_ratio)
+        link = terms_ms(self.rtt_ms, self.min_rtt_ms, self.queue_ms, self.jitter_ms, self.loss_ratio)
+        return link | health_terms_ms(self.health)
 
     @property
     def cost_ms(self) -> float:
-        """Milliseconds that the hop costs a viewer."""
+        """Milliseconds that the hop costs a viewer, and what the peer's load and health are worth in
+        detour."""
         return sum(self.terms_ms.values())
 
 

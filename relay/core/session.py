@@ -21,12 +21,16 @@ from relay.core.channel import Channel, NotConnected
 from relay.core.handshake import Caller, HandshakeError, Local
 from relay.core.keyring import Keys
 from relay.core.path import Path, Shared, Way
+from relay.seq import add, distance
 from relay.wire import hop
+from relay.wire.fields import WireError
+from relay.wire.health import HEALTH_BYTES_MAX
 from relay.wire.hop import (
     Acknowledgement,
     Frame,
     Hello,
     Keepalive,
+    Latest,
     MtuAck,
     MtuProbe,
     PathChallenge,
@@ -34,7 +38,7 @@ from relay.wire.hop import (
     Reliable,
     decode_frame,
 )
-from relay.wire.messages import Message, UnknownMessage, WireError, decode, encode
+from relay.wire.messages import Message, State, UnknownMessage, decode, encode
 
 STATES = ("connecting", "silent", "connected")
 """From the worst to the best."""
@@ -67,6 +71,9 @@ class Session:
         self.paths = {0: Path(self._shared, 0, Way(peer.addresses) if peer.addresses else None)}
         """By number. Path 0 is always there."""
         self._channel = Channel()
+        self._state_number = 0
+        self._states: dict[type[State], int] = {}
+        """The newest number of each kind of state that arrived."""
         self._deadline_ns: int | None = None
 
     # --- what the driver asks ---
@@ -236,6 +243,15 @@ class Session:
             path.hang_up()
         return self.poll(now_ns)
 
+    def send_state(self, now_ns: int, packed: bytes) -> list[Action]:
+        """Sends an encoded State, of which only the last counts: once, and nothing asks whether it arrived.
+        Dropped unless there are keys."""
+        best = self.best
+        if best.ring.current:
+            best.control(Latest(self._state_number, packed))
+            self._state_number = add(self._state_number, 1)
+        return self.poll(now_ns)
+
     def close(self) -> list[Action]:
         """The peer is no longer configured."""
         for path in self.paths.values():
@@ -295,6 +311,8 @@ class Session:
         self.peer_hello = keys.hello
         if fresh:
             self._channel = Channel()
+            self._state_number = 0
+            self._states.clear()
             for other in self.paths.values():
                 other.answered = 0
                 if other is not path:
@@ -319,6 +337,8 @@ class Session:
             case Reliable():
                 for message in self._channel.receive(frame):
                     self._deliver(message)
+            case Latest(number, message):
+                self._state(number, message)
             case Acknowledgement():
                 self._channel.acknowledged(frame)
             case PathChallenge(token):
@@ -331,6 +351,23 @@ class Session:
                 path.control(MtuAck(probe, size))
             case MtuAck():
                 path.answered_probe(now_ns, frame)
+
+    def _state(self, number: int, packed: bytes) -> None:
+        if len(packed) > HEALTH_BYTES_MAX:
+            raise WireError(f"a state of {len(packed)} bytes, {HEALTH_BYTES_MAX} allowed")
+        try:
+            state = decode(packed)
+        except UnknownMessage:
+            self.drops["unknown message"] += 1
+            return
+        if not isinstance(state, State):
+            raise WireError("a message that belongs in the reliable channel")
+        newest = self._states.get(type(state))
+        if newest is not None and distance(newest, number) <= 0:
+            self.drops["overtaken state"] += 1
+            return
+        self._states[type(state)] = number
+        self._actions.append(Deliver(state))
 
     def _deliver(self, packed: bytes) -> None:
         """One wrong message does not keep back those behind it."""

@@ -10,9 +10,13 @@ from relay.lab.network import Network, Received, Sent
 from relay.services.machine import Machine
 from relay.services.shards import Shards
 from relay.services.uplinks import HOP_PORT, UPLINK_PORTS, Binding, Uplinks
+from relay.wire.health import RATIO, Digest
 from relay.wire.hop import CIPHER_CHACHA20_POLY1305, DatagramType
 from relay_ext import control
 from relay_ext.shards import SHARDS_MAX, join
+
+WELL = Digest(headroom_permille=RATIO, loop_lag_ms=0, memory_available_permille=RATIO)
+"""The board of a virtual node, until a test gives it another."""
 
 
 def no_file(path: Path) -> str:
@@ -59,6 +63,7 @@ class VirtualNode:
         self._next_port = UPLINK_PORTS.stop
         """Of any shard: nothing is gained from numbers that are closer together."""
         self._random = random.Random(seed)
+        self.facts = WELL
         public = public_key(static) if static else bytes(32)
         self.shards = Shards(public, config.engine.threads, slabs=slabs, now_ns=now_ns)
         join(self.shards.planes)
@@ -76,6 +81,7 @@ class VirtualNode:
             store=store or MemoryStore(),
             wall_clock=lambda: 0.0,
             ciphers=ciphers,
+            look=self.look,
         )
         if config.hop is not None:
             self._open_hop(HOP_PORT, (host, config.hop.listen.port))
@@ -84,6 +90,16 @@ class VirtualNode:
 
     def random_bytes(self, n: int) -> bytes:
         return self._random.randbytes(n)
+
+    def look(self) -> None:
+        """The board is read; what is seen counts when the machine is next polled."""
+        self.machine.fleet.observe(self.network.now_ns, self.facts)
+
+    def show(self, facts: Digest) -> None:
+        """From now on the board is like that."""
+        self.facts = facts
+        self.look()
+        self.network.wake(self)
 
     # ---- Ports -------------------------------------------------------------------------------
 

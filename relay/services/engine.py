@@ -111,6 +111,10 @@ class EngineService:
         """Raises ValueError when there is no such port."""
         self.engines[shard].remove_port(number)
 
+    def cpu_ns(self) -> list[int | None]:
+        """CPU time that each engine's thread has used."""
+        return [engine.cpu_ns for engine in self.engines]
+
     def counters(self) -> dict[str, int]:
         """Counters of all engines, added up."""
         return total(engine.counters() for engine in self.engines)

@@ -25,6 +25,7 @@ from relay.core.actions import (
 )
 from relay.core.channel import ChannelError
 from relay.core.handshake import Identity
+from relay.core.health import Heard, Pace
 from relay.core.path import Way
 from relay.core.routing import Candidate
 from relay.core.session import Peer, Session
@@ -32,7 +33,8 @@ from relay.core.uplinks import IN_TURN, Measured, Order, Preference, Uplink, way
 from relay.log import event
 from relay.services.rates import Rates
 from relay.services.shards import Shards
-from relay.wire.messages import Message, WireError
+from relay.wire.fields import WireError
+from relay.wire.messages import Message
 from relay_ext import control
 from relay_ext.control import Link
 
@@ -76,6 +78,15 @@ class Hop:
     orders: tuple[Order, Order] = IN_TURN, IN_TURN
     """What it was last told of its paths: their order for source packets and for repair."""
     drops: Counter[str] = field(default_factory=Counter)
+    is_region: bool = False
+    """The peer's present process has said so (messages.ListVersion)."""
+    health: Heard = field(default_factory=Heard)
+    pace: Pace = field(default_factory=Pace)
+    """When the peer is next told of our health."""
+
+    @property
+    def connected(self) -> bool:
+        return self.session.state == "connected"
 
     @property
     def media_bps(self) -> float | None:
@@ -170,18 +181,19 @@ class Hops:
     def named(self, name: str) -> Hop | None:
         return next((hop for hop in self.hops.values() if hop.name == name), None)
 
-    def candidates(self) -> list[Candidate]:
+    def candidates(self, now_ns: int) -> list[Candidate]:
         """The peers that streams which enter here could be sent to, and what was measured of them."""
         called = [
             Candidate(
                 peer=hop.name,
-                connected=hop.session.state == "connected",
+                connected=hop.connected,
                 rtt_ms=hop.link.rtt_ns / MS,
                 min_rtt_ms=hop.link.rtt_min_ns / MS,
                 queue_ms=hop.link.queue_delay_ns / MS,
                 jitter_ms=hop.link.jitter_ns / MS,
                 loss_ratio=hop.link.loss_ratio if hop.link.loss_settled else 0.0,
                 settled=hop.link.loss_settled,
+                health=hop.health.known(now_ns),
             )
             for hop in self.hops.values()
             if hop.upstream
@@ -199,6 +211,11 @@ class Hops:
             return False
         self._run(now_ns, hop, actions)
         return True
+
+    def send_state(self, now_ns: int, hop: Hop, packed: bytes) -> None:
+        """Tell the peer something of which only the last counts, as `messages.encode` packs it; it may get
+        lost."""
+        self._run(now_ns, hop, hop.session.send_state(now_ns, packed))
 
     def set_budgets(self, hop: Hop, send_ms: int | None, receive_ms: int | None) -> None:
         """Largest repair budgets of the streams sent to and received from the peer; None: no stream."""

@@ -18,6 +18,7 @@ from relay.errors import RelayError
 from relay.media.rtp import TrackSource, sources_of
 from relay.services import status
 from relay.services.feedback import Feedback
+from relay.services.fleet import Fleet
 from relay.services.hops import Hop, Hops
 from relay.services.members import Members, Store
 from relay.services.regions import Directions
@@ -26,7 +27,7 @@ from relay.services.streams import Streams
 from relay.services.tracks import Ports
 from relay.services.uplinks import HOP_PORT, Uplinks
 from relay.wire.hop import CIPHER_CHACHA20_POLY1305
-from relay.wire.messages import AskRegions, Goodbye, KeyFrameRequest, Message, Regions, RevocationList
+from relay.wire.messages import AskRegions, Goodbye, KeyFrameRequest, Message, Regions, RevocationList, State
 from relay_ext import control
 
 UPLINKS_NS = 5_000_000_000
@@ -41,7 +42,7 @@ Egresses = dict[str, tuple[RtpDestination, ...]]
 class Machine:
     """`static` is the node's private key, None for a plain forwarder, whose configuration has no `[hop]`;
     `ciphers` are those that it takes, the fastest on this machine first. `wall_clock` gives seconds since
-    1970, for warnings alone."""
+    1970, for warnings alone. `look` asks for a reading of the board, which comes to `fleet.observe`."""
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Machine:
         store: Store,
         wall_clock: Callable[[], float],
         ciphers: tuple[int, ...] = (CIPHER_CHACHA20_POLY1305,),
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         self.shards = shards
         self._resolve = resolve
@@ -119,6 +121,7 @@ class Machine:
                     remove=self._remove_hop,
                 )
         self.feedback = Feedback(shards, self.streams, self.hops)
+        self.fleet = Fleet(self.hops, self.streams, look, is_region=self.directory is not None)
 
     def start(self, now_ns: int) -> None:
         """Do what the configuration says. Raises OSError and RelayError for what cannot be had."""
@@ -238,7 +241,7 @@ class Machine:
         if self.directions is not None:
             deadlines.append(self.directions.poll(now_ns))
         if self.hops is not None:
-            deadlines.append(self.hops.poll(now_ns))
+            deadlines += [self.fleet.poll(now_ns), self.hops.poll(now_ns)]
         if self._uplinks_ns is not None:
             deadlines.append(self._uplinks_ns)
         if self.members is not None and self.members.waits:  # a hop has changed meanwhile
@@ -257,12 +260,15 @@ class Machine:
         elif isinstance(message, AskRegions | Regions | Goodbye):
             if self.directions is not None:
                 self.directions.on_message(now_ns, hop, message)
+        elif isinstance(message, State):
+            self.fleet.on_message(now_ns, hop, message)
         elif not isinstance(message, RevocationList):
             self.streams.on_message(now_ns, hop, message)
         elif self.members is not None:
             self.members.on_message(now_ns, hop, message)
 
     def _on_state(self, now_ns: int, hop: Hop, fresh: bool) -> None:
+        self.fleet.on_state(now_ns, hop, fresh)
         self.streams.on_state(now_ns, hop, fresh)
         if self.members is not None:
             self.members.on_state(now_ns, hop, fresh)
@@ -293,10 +299,6 @@ class Machine:
             return {}
         return {f"handshake_{reason.replace(' ', '_')}": n for reason, n in self.hops.acceptor.drops.items()}
 
-    def peer_statuses(self) -> list[dict[str, Any]]:
-        if self.hops is None:
-            return []
-        return [
-            {"name": hop.name, "region": hop.region, "connected": hop.session.state == "connected"}
-            for hop in self.hops.hops.values()
-        ]
+    def peer_statuses(self, now_ns: int) -> list[dict[str, Any]]:
+        """This node first, then its peers."""
+        return self.fleet.statuses(now_ns, self._config.node.name, self._config.node.region)

@@ -59,7 +59,7 @@ class Publisher:
 
     def route(self, now_ns: int, stream: Stream) -> None:
         """Choose the peer that a stream which enters here is sent to."""
-        stream.candidates = with_refusals(stream, self._hops.candidates())
+        stream.candidates = with_refusals(stream, self._hops.candidates(now_ns))
         current = stream.route.name if stream.route else None
         stream.choice = stream.router.choose(now_ns, stream.candidates, current)
         if stream.choice.peer is None or stream.choice.peer == current:

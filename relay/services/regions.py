@@ -99,13 +99,13 @@ class Directions:
         """Of this region and those that it speaks with, as far as they can be called."""
         if not self._region:
             return []
-        hops = [h for h in self._hops.hops.values() if self._streams.is_region(h)]
-        hellos = [h.session.peer_hello for h in hops if h.session.state == "connected"]
+        hops = [h for h in self._hops.hops.values() if h.is_region]
+        hellos = [h.session.peer_hello for h in hops if h.connected]
         packed = [self._identity.record, *(hello.record for hello in hellos if hello)]
         return [record for record in packed if _callable(record)]
 
     def _learn(self, now_ns: int, hop: Hop, records: tuple[bytes, ...]) -> None:
-        if self._region or not hop.upstream or not self._streams.is_region(hop):
+        if self._region or not hop.upstream or not hop.is_region:
             hop.drops["regions unasked"] += 1
             return
         try:
@@ -172,7 +172,7 @@ class Directions:
             unnamed = "nobody names it" if now_ns - learned.named_ns >= FORGET_NS else None
             if why := self._trust.why_void(now_ns, learned.record) or unnamed:
                 self._forget(now_ns, learned, why)
-        wanted = self._nearest.look(now_ns, self._sights())
+        wanted = self._nearest.look(now_ns, self._sights(now_ns))
         for learned in self._learned.values():
             name = learned.record.name
             if learned.hop is None and name in wanted:
@@ -182,9 +182,9 @@ class Directions:
         self._hops.resting = [self._rests(now_ns, of) for of in self._learned.values() if of.hop is None]
         self._ask(now_ns)
 
-    def _sights(self) -> dict[str, Sight]:
+    def _sights(self, now_ns: int) -> dict[str, Sight]:
         learned = {of.hop.id for of in self._learned.values() if of.hop is not None}
-        measured = {c.peer: c for c in self._hops.candidates() if not c.rests}
+        measured = {c.peer: c for c in self._hops.candidates(now_ns) if not c.rests}
         sights = {of.record.name: Sight() for of in self._learned.values()}
         for hop in self._hops.hops.values():
             if hop.upstream:
@@ -200,7 +200,7 @@ class Directions:
     def _leave(self, now_ns: int, learned: Learned, hop: Hop) -> None:
         """The session ends with the next look: until then its goodbye is repeated, if it gets lost."""
         learned.hop, hop.upstream = None, False
-        if hop.session.state == "connected":
+        if hop.connected:
             self._hops.send(now_ns, hop, Goodbye())
         self._leaving.append(hop)
 
@@ -230,7 +230,7 @@ class Directions:
     def _lasts(self, hop: Hop) -> bool:
         known = self._nearest.known.get(hop.name)
         kept = known is not None and (known.kept or hop.key not in self._learned)
-        return kept and hop.session.state == "connected" and self._streams.is_region(hop)
+        return kept and hop.connected and hop.is_region
 
     # ---- what it says of itself --------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from relay.wire.messages import (
     Announce,
     Ask,
     Catalogue,
-    Digest,
+    ListVersion,
     Message,
     Publish,
     PublishOk,
@@ -215,10 +215,6 @@ class Streams:
             for s in self.streams.values()
         )
 
-    def is_region(self, hop: Hop) -> bool:
-        """Whether the peer said that it is one."""
-        return hop.id in self._subscriber.regions
-
     # ---- what peers say ----------------------------------------------------------------------
 
     def on_state(self, now_ns: int, hop: Hop, fresh: bool) -> None:
@@ -276,7 +272,7 @@ class Streams:
                 stream = self._received(hop, alias)
                 if stream is not None and stream.epoch == epoch:
                     self._let_go(now_ns, stream, reason)
-            case Digest() | Announce() | Ask() | Catalogue():
+            case ListVersion() | Announce() | Ask() | Catalogue():
                 changed = self._subscriber.on_directory(now_ns, hop, message)
                 for stream in list(self.streams.values()):
                     if changed is True or changed == stream.name:
@@ -316,7 +312,7 @@ class Streams:
             (self.name in offer.path, "it has passed here"),
             (stream.enters_here, "a stream of that name enters at this node"),
             (elsewhere not in (None, hop.name), f"it is published at {elsewhere}"),
-            (hop.id in self._subscriber.regions and stream.asked is not hop, "it was not asked for"),
+            (hop.is_region and stream.asked is not hop, "it was not asked for"),
             (stream.source not in (None, hop), "another node publishes a stream of that name"),
             (full, f"this node carries {STREAMS_MAX} streams already"),
             (tracks > TRACKS_MAX, f"this node takes {TRACKS_MAX} tracks from one peer"),

@@ -26,8 +26,6 @@ class Subscriber:
 
     def __init__(self, hops: Hops, directory: Directory | None) -> None:
         self.directory = directory
-        self.regions: set[int] = set()
-        """Hops whose peers said that they are regions."""
         self._hops = hops
         self._unsaid: list[tuple[Hop, Message]] = []
 
@@ -52,13 +50,12 @@ class Subscriber:
 
     def _tell_regions(self, now_ns: int, message: Message) -> None:
         for hop in list(self._hops.hops.values()):
-            if hop.id in self.regions:
+            if hop.is_region:
                 self._hops.send(now_ns, hop, message)
 
     def on_directory(self, now_ns: int, hop: Hop, message: DirectoryMessage) -> str | bool:
         """The stream that may be elsewhere now; True: any may, False: none."""
-        new = hop.id not in self.regions
-        self.regions.add(hop.id)
+        new, hop.is_region = not hop.is_region, True
         if self.directory is not None:
             for answer in self.directory.receive(now_ns, hop.key, message):
                 self._hops.send(now_ns, hop, answer)
@@ -68,7 +65,7 @@ class Subscriber:
 
     def forget(self, hop: Hop) -> None:
         """The peer's process is a new one, or it is no longer a peer."""
-        self.regions.discard(hop.id)
+        hop.is_region = False
         self._unsaid = [(to, message) for to, message in self._unsaid if to is not hop]
         if self.directory is not None:
             self.directory.forget(hop.key)
@@ -76,15 +73,15 @@ class Subscriber:
     def greet(self, now_ns: int, hop: Hop) -> None:
         """Say to a peer that begins anew that this is a region."""
         if self.directory is not None:
-            self._hops.send(now_ns, hop, self.directory.digest())
+            self._hops.send(now_ns, hop, self.directory.list_version())
 
     def poll(self, now_ns: int) -> None:
         unsaid, self._unsaid = self._unsaid, []
         for hop, message in unsaid:
             self._say(now_ns, hop, message)
-        digest = self.directory.poll(now_ns) if self.directory is not None else None
-        if digest is not None:
-            self._tell_regions(now_ns, digest)
+        version = self.directory.poll(now_ns) if self.directory is not None else None
+        if version is not None:
+            self._tell_regions(now_ns, version)
 
     # ---- subscriptions -------------------------------------------------------------------------
 
@@ -116,9 +113,8 @@ class Subscriber:
             if holder is None:
                 stream.waits = "it is not published"
             return None if holder is None or holder.name in stream.refusals else holder
-        regions = [hop for hop in self._hops.hops.values() if hop.id in self.regions]
-        names = {hop.name for hop in regions}
-        candidates = [c for c in self._hops.candidates() if c.peer in names or c.rests]
+        names = {hop.name for hop in self._hops.hops.values() if hop.is_region}
+        candidates = [c for c in self._hops.candidates(now_ns) if c.peer in names or c.rests]
         stream.candidates = with_refusals(stream, candidates)
         current = stream.asked.name if stream.asked else None
         stream.choice = stream.router.choose(now_ns, stream.candidates, current)

@@ -1,9 +1,9 @@
 """Prometheus metrics, made from the status of the node at the moment of a scrape.
 
 The text exposition format 0.0.4, as https://prometheus.io/docs/instrumenting/exposition_formats describes it.
-Names are `relay_…_{total,seconds,bytes,ratio}`; a yes or no is a ratio of 1 or 0. Labels are stream, kind
-and index of a track, peer, the number of a path (0 to 3), and a few fixed words: none whose values grow with
-viewers. What is unknown is left out, never zero.
+Names are `relay_…_{total,seconds,bytes,ratio,celsius}`; a yes or no is a ratio of 1 or 0. Labels are stream,
+kind and index of a track, peer, the number of a path (0 to 3), and a few fixed words: none whose values grow
+with viewers. What is unknown is left out, never zero.
 """
 
 import re
@@ -160,6 +160,44 @@ PATH = (
     _Spec("relay_path_sent_bytes_total", "sent_bytes", "UDP payload sent on the path, in bytes."),
     _Spec("relay_path_received_bytes_total", "received_bytes", "UDP payload received on it, in bytes."),
 )
+PERMILLE = 1e-3
+MBPS = 1e6 / 8
+BOARD = (
+    _Spec(
+        "relay_board_headroom_ratio", "headroom_permille", "What the node can still take, of all.", PERMILLE
+    ),
+    _Spec(
+        "relay_board_thread_load_ratio",
+        "thread_load_permille",
+        "CPU time of the busiest packet thread, of one core.",
+        PERMILLE,
+    ),
+    _Spec("relay_board_loop_lag_seconds", "loop_lag_ms", "How late the event loop ran, at worst.", MS),
+    _Spec("relay_board_temperature_celsius", "temperature_c", "Of the hottest sensor of the processor."),
+    _Spec("relay_board_throttled_ratio", "throttled", "1 while the processor is held back, else 0."),
+    _Spec("relay_board_under_voltage_ratio", "under_voltage", "1 while the supply is too weak, else 0."),
+    _Spec(
+        "relay_board_memory_pressure_ratio",
+        "memory_pressure_permille",
+        "Share of 10 s in which some task waited for memory.",
+        PERMILLE,
+    ),
+    _Spec(
+        "relay_board_memory_available_ratio", "memory_available_permille", "Memory that can be had.", PERMILLE
+    ),
+    _Spec("relay_board_nic_rate_bytes", "nic_speed_mbps", "Bytes a second of the slowest card in use.", MBPS),
+    _Spec("relay_board_nic_load_ratio", "nic_load_permille", "Of the busiest card's speed.", PERMILLE),
+    _Spec("relay_board_disk_free_ratio", "disk_free_permille", "Of the state directory's disk.", PERMILLE),
+    _Spec("relay_board_disk_read_only_ratio", "disk_read_only", "1 if that cannot be written, else 0."),
+    _Spec("relay_board_disk_errors_total", "disk_errors", "Errors that ext4 file systems have recorded."),
+    _Spec("relay_board_clock_synchronised_ratio", "clock_synchronised", "1 if the clock is right, else 0."),
+)
+BOARD_TOTALS = (
+    _Spec("relay_board_backlog_drops_total", "backlog_drops", "Packets dropped before any socket."),
+    _Spec("relay_board_udp_drops_total", "udp_drops", "Datagrams that found their socket's buffer full."),
+    _Spec("relay_board_nic_errors_total", "nic_errors", "Errors of the network cards."),
+    _Spec("relay_board_unreadable_total", "unreadable", "Facts of the board that could not be read."),
+)
 DROPS = "relay_hop_dropped_packets_total"
 DROPS_HELP = (
     "Datagrams from the peer that were refused, and packets to it that the hop did not carry, by reason."
@@ -212,6 +250,9 @@ def _walk(status: Status) -> Iterator[tuple[_Spec, dict[str, str], Status]]:
             yield from ((spec, numbered, {**path, **carries}) for spec in PATH)
         for reason in hop["drops"]:
             yield _Spec(DROPS, reason, DROPS_HELP), {**labels, "reason": reason}, hop["drops"]
+    own = next(peer for peer in status["peers"] if peer["self"])
+    yield from ((spec, {}, own["health"]) for spec in BOARD)
+    yield from ((spec, {}, status["board"]) for spec in BOARD_TOTALS)
     for name in status["engine"]:
         metric = f"relay_engine_{re.sub('[^a-z0-9_]', '_', name.lower()).removesuffix('_total')}_total"
         yield _Spec(metric, name, f"The packet plane's counter {name}."), {}, status["engine"]

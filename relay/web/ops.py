@@ -31,12 +31,16 @@ logger = logging.getLogger(__name__)
 class NodeView(Protocol):
     """What the node lets its operators see and do. Dictionaries are ready for JSON: no NaN, string keys."""
 
+    async def look(self) -> None:
+        """Has what the node says of its board brought up to date; returns within a second in any case."""
+        ...
+
     def ready(self) -> list[str]:
         """Why media cannot flow, one sentence a reason; empty when it can."""
         ...
 
     def status(self) -> Status:
-        """Everything: node, streams, hops, peers, engine, ready, reasons."""
+        """Everything: node, streams, hops, peers, engine, board, ready, reasons."""
         ...
 
     def streams(self) -> list[Status]: ...
@@ -45,7 +49,9 @@ class NodeView(Protocol):
 
     def hops(self) -> list[Status]: ...
 
-    def peers(self) -> list[Status]: ...
+    def peers(self) -> list[Status]:
+        """The health of this node, then of its peers."""
+        ...
 
     def sdp(self, name: str, host: str, port: int) -> str | None:
         """The SDP for a player that receives at `host`, from `port` on; None: no such stream.
@@ -123,9 +129,11 @@ class _Api:
         return _json({"ready": not reasons, "reasons": reasons}, status)
 
     async def metrics(self, _: web.Request) -> web.Response:
+        await self._view.look()
         return web.Response(body=render(self._view.status()), headers={"Content-Type": CONTENT_TYPE})
 
     async def status(self, _: web.Request) -> web.Response:
+        await self._view.look()
         return _json(self._view.status())
 
     async def streams(self, _: web.Request) -> web.Response:
@@ -155,6 +163,7 @@ class _Api:
         return _json(self._view.hops())
 
     async def peers(self, _: web.Request) -> web.Response:
+        await self._view.look()
         return _json(self._view.peers())
 
     async def drain(self, request: web.Request) -> web.Response:

@@ -23,8 +23,8 @@ def render(status: Status) -> str:
         lines += ["", *table] if table else []
     if drops := _drops(status["hops"]):
         lines += ["", *drops]
-    if peers := [[p["name"], p["region"], "yes" if p["connected"] else "no"] for p in status["peers"]]:
-        lines += ["", *_table(["PEER", "REGION", "CONNECTED"], peers)]
+    for table in (_health(status["peers"]), _summaries(status["peers"])):
+        lines += ["", *table] if table else []
     return "\n".join(_printable(line) for line in lines) + "\n"
 
 
@@ -158,6 +158,46 @@ def _drops(hops: Sequence[Status]) -> list[str]:
     return _table(["HOP", "DROPPED BECAUSE", "PACKETS"], rows) if rows else []
 
 
+def _health(peers: Sequence[Status]) -> list[str]:
+    rows = []
+    for peer in peers:
+        known = peer["health"] or {}
+        costs = peer["penalties_ms"]
+        rows.append(
+            [
+                peer["name"],
+                peer["region"],
+                "self" if peer["self"] else "yes" if peer["connected"] else "no",
+                known.get("version") or UNKNOWN,
+                _number(peer["age_seconds"], 1),
+                _number(known.get("streams"), 0),
+                _permille(known.get("headroom_permille")),
+                _number(known.get("loop_lag_ms"), 0),
+                _permille(known.get("memory_available_permille")),
+                _number(known.get("temperature_c"), 0),
+                ", ".join(f"{why} {ms:.0f} ms" if ms else why for why, ms in costs.items()) or UNKNOWN,
+            ]
+        )
+    head = ["NODE", "REGION", "CONNECTED", "VERSION", "AGE S", "STREAMS", "HEADROOM", "LAG MS", "MEMORY FREE"]
+    return _table([*head, "CELSIUS", "WRONG, AND ITS COST"], rows) if rows else []
+
+
+def _summaries(peers: Sequence[Status]) -> list[str]:
+    rows = [
+        [
+            peer["name"],
+            f"{s['known']} of {s['nodes']}",
+            *(str(s[what]) for what in ("draining", "ailing", "streams")),
+            *(_permille(s[f"headroom_{which}_permille"]) for which in ("median", "worst")),
+            _number(s["temperature_worst_c"], 0),
+        ]
+        for peer in peers
+        if (s := peer["summary"])
+    ]
+    head = ["EDGES OF", "KNOWN", "DRAINING", "AILING", "STREAMS", "HEADROOM P50", "WORST", "HOTTEST C"]
+    return _table(head, rows) if rows else []
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns two blanks apart; the last one is not padded."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
@@ -173,6 +213,10 @@ def _number(value: float | None, decimals: int) -> str:
 
 def _percent(ratio: float | None) -> str:
     return UNKNOWN if ratio is None else f"{ratio:.1%}"
+
+
+def _permille(value: int | None) -> str:
+    return UNKNOWN if value is None else f"{value / 10:.0f}%"
 
 
 def _duration(seconds: float) -> str:

@@ -11,17 +11,8 @@ from enum import IntEnum
 
 import msgpack
 
-from relay.wire.messages import (
-    NODE_NAME_CHARS_MAX,
-    NODE_RECORD_BYTES_MAX,
-    U8,
-    U32,
-    WireError,
-    integer,
-    items,
-    text,
-    unpack_map,
-)
+from relay.wire.fields import U8, U32, WireError, integer, items, text, unpack_map
+from relay.wire.messages import NODE_NAME_CHARS_MAX, NODE_RECORD_BYTES_MAX
 
 # --- constants: unit in the name or beside it, where the number comes from ---
 
@@ -301,6 +292,7 @@ class FrameKind(IntEnum):
     PATH_RESPONSE = 5
     MTU_PROBE = 6
     MTU_ACK = 7
+    LATEST = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +351,16 @@ class MtuAck:
     size: int
 
 
-Frame = Keepalive | Reliable | Acknowledgement | PathChallenge | PathResponse | MtuProbe | MtuAck
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """A message that may get lost, and of whose kind only the last one sent counts."""
+
+    number: int
+    """Counts the frames of this kind that were sent to this instance of the peer (32-bit serial number)."""
+    message: bytes
+
+
+Frame = Keepalive | Reliable | Acknowledgement | PathChallenge | PathResponse | MtuProbe | MtuAck | Latest
 
 CONTROL_BYTES_MIN = HEADER_BYTES + 1 + CHALLENGE_BYTES + TAG_BYTES
 """Bytes of the smallest control datagram, which is also a challenge's size: any datagram pays for the
@@ -368,6 +369,7 @@ challenge that it causes."""
 _KEEPALIVE = struct.Struct(">BB7x")
 _ACK = struct.Struct(">BII")
 _RELIABLE = struct.Struct(">BIII")
+_LATEST = struct.Struct(">BI")
 _MTU = struct.Struct(">BHH4x")
 
 
@@ -388,6 +390,8 @@ def encode_frame(frame: Frame) -> bytes:  # noqa: PLR0911 - one line a kind
             return _MTU.pack(FrameKind.MTU_PROBE, probe, size)
         case MtuAck(probe, size):
             return _MTU.pack(FrameKind.MTU_ACK, probe, size)
+        case Latest(number, message):
+            return _LATEST.pack(FrameKind.LATEST, number) + message
 
 
 def decode_frame(data: bytes) -> Frame:
@@ -402,6 +406,8 @@ def decode_frame(data: bytes) -> Frame:
         if kind == FrameKind.RELIABLE:
             _, number, *ack = _RELIABLE.unpack_from(data)
             return Reliable(number, Acknowledgement(*ack), data[_RELIABLE.size :])
+        if kind == FrameKind.LATEST:
+            return Latest(_LATEST.unpack_from(data)[1], data[_LATEST.size :])
         if kind in (FrameKind.PATH_CHALLENGE, FrameKind.PATH_RESPONSE):
             token = struct.unpack_from(f">x{CHALLENGE_BYTES}s", data)[0]
             return PathChallenge(token) if kind == FrameKind.PATH_CHALLENGE else PathResponse(token)

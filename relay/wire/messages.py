@@ -1,16 +1,30 @@
 """The control messages of a hop: msgpack maps with string keys, carried one by one by the reliable channel.
 
-What comes from the network is checked field by field: bounds, types, sizes. Unknown fields are ignored,
-so that a newer peer may add some; an unknown kind is told apart from a wrong message (`UnknownMessage`),
-so that it can be counted and passed over. docs/protocol.md, section Messages, is the specification.
+Unknown fields are ignored, so that a newer peer may add some; an unknown kind is told apart from a wrong
+message (`UnknownMessage`), so that it can be counted and passed over. docs/protocol.md, section Messages,
+is the specification.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeVar
 
 import msgpack
+
+from relay.wire.fields import (
+    U8,
+    U16,
+    U32,
+    Fields,
+    WireError,
+    boolean,
+    integer,
+    items,
+    text,
+    unpack_map,
+)
+from relay.wire.health import Digest, Summary, pack, unpack_digest, unpack_summary
 
 MESSAGE_BYTES_MAX = 1024
 """Bytes of one packed message: with the frame's header and the seal it fits the smallest datagram."""
@@ -31,15 +45,10 @@ NODE_RECORD_BYTES_MAX = 200
 """A signed node record (core/record.py), in a message or in a handshake."""
 RECORDS_MAX = 4
 """Records in one message: as many of the longest as fit."""
-U8, U16, U32 = 0xFF, 0xFFFF, 0xFFFFFFFF
 
 TRACK_KINDS = ("video", "audio", "av")
 
 T = TypeVar("T")
-
-
-class WireError(ValueError):
-    """Bytes from the network, or a message about to be sent, break the protocol's rules."""
 
 
 class UnknownMessage(WireError):
@@ -54,8 +63,10 @@ class Kind(IntEnum):
     PUBLISH_REFUSED = 3
     UNPUBLISH = 4
     KEY_FRAME_REQUEST = 5
+    DIGEST = 6
+    SUMMARY = 7
     REVOCATIONS = 8
-    DIGEST = 10
+    LIST_VERSION = 10
     ANNOUNCE = 11
     ASK = 12
     CATALOGUE = 13
@@ -156,7 +167,7 @@ class RevocationList:
 
 
 @dataclass(frozen=True, slots=True)
-class Digest:
+class ListVersion:
     """The sender is a region, and this is the state of its list of streams (core/directory.py)."""
 
     version: int
@@ -240,6 +251,8 @@ class Goodbye:
     """The sender gives up the session and will call again when it wants one; it is not to be called."""
 
 
+State = Digest | Summary
+"""Messages of which only the last counts: they travel in frames of their own, not in the reliable channel."""
 Message = (
     KeyFrameRequest
     | Publish
@@ -247,7 +260,7 @@ Message = (
     | PublishRefused
     | RevocationList
     | Unpublish
-    | Digest
+    | ListVersion
     | Announce
     | Ask
     | Catalogue
@@ -257,66 +270,8 @@ Message = (
     | AskRegions
     | Regions
     | Goodbye
+    | State
 )
-Fields = Mapping[str, object]
-
-
-def unpack_map(data: bytes, bytes_max: int) -> dict[str, object]:
-    """One msgpack map with string keys and nothing after it. Raises WireError.
-
-    The size is checked first, and no length inside can claim more than the bytes that are there, so that
-    a bomb costs no more than its own size.
-    """
-    if len(data) > bytes_max:
-        raise WireError(f"{len(data)} bytes of msgpack, {bytes_max} allowed")
-    try:
-        value = msgpack.unpackb(
-            data, raw=False, max_str_len=bytes_max, max_bin_len=bytes_max, max_array_len=64, max_map_len=32,
-            max_ext_len=0,
-        )  # fmt: skip
-    except (ValueError, msgpack.UnpackException, RecursionError) as error:
-        raise WireError(f"not msgpack within its bounds: {type(error).__name__}") from error
-    if not isinstance(value, dict):  # keys other than str and bytes are refused by msgpack itself
-        raise WireError("a msgpack map was expected")
-    return value
-
-
-def integer(fields: Fields, key: str, low: int, high: int) -> int:
-    """An integer field within low..high, both included. Raises WireError."""
-    value = fields.get(key)
-    if type(value) is not int or not low <= value <= high:
-        raise WireError(f"{key} must be an integer from {low} to {high}")
-    return value
-
-
-def text(fields: Fields, key: str, chars_max: int, *, empty: bool = False) -> str:
-    """A field of printable characters; the empty string only when `empty` (a missing field then reads as
-    empty)."""
-    value = fields.get(key, "" if empty else None)
-    if (
-        not isinstance(value, str)
-        or len(value) > chars_max
-        or not (value or empty)
-        or not value.isprintable()
-    ):
-        raise WireError(f"{key} must be printable text of at most {chars_max} characters")
-    return value
-
-
-def boolean(fields: Fields, key: str) -> bool:
-    value = fields.get(key)
-    if not isinstance(value, bool):
-        raise WireError(f"{key} must be true or false")
-    return value
-
-
-def items(fields: Fields, key: str, count_max: int, *, empty: bool = False) -> list[object]:
-    """A list field with 1..count_max elements, or none when `empty` (a missing field then reads as none).
-    Raises WireError."""
-    value = fields.get(key, [] if empty else None)
-    if not isinstance(value, list) or not 1 - empty <= len(value) <= count_max:
-        raise WireError(f"{key} must be a list of {1 - empty} to {count_max} elements")
-    return value
 
 
 def encode(message: Message) -> bytes:
@@ -342,6 +297,8 @@ OMITTED = {"path": (), "behind_ms": 0, "rtt_ms": 0, "latency_ms": 0, "beyond": (
 
 
 def _to_fields(message: Message | Track | CatalogueEntry) -> dict[str, object]:
+    if isinstance(message, State):
+        return pack(message)
     fields: dict[str, object] = {name: getattr(message, name) for name in message.__slots__}
     if isinstance(message, Publish):
         fields["tracks"] = [_to_fields(track) for track in message.tracks]
@@ -432,6 +389,10 @@ def _with_reason(make: Callable[[int, int, str], T]) -> Callable[[Fields], T]:
     return parse
 
 
+def _list_version(fields: Fields) -> ListVersion:
+    return ListVersion(integer(fields, "version", 0, U32), integer(fields, "stamp", 0, U32))
+
+
 def _key_frame_request(fields: Fields) -> KeyFrameRequest:
     return KeyFrameRequest(
         integer(fields, "alias", 0, U16), integer(fields, "epoch", 0, U8), integer(fields, "track", 0, U8)
@@ -463,6 +424,8 @@ _KINDS: dict[type[Message], Kind] = {
     Unpublish: Kind.UNPUBLISH,
     RevocationList: Kind.REVOCATIONS,
     Digest: Kind.DIGEST,
+    Summary: Kind.SUMMARY,
+    ListVersion: Kind.LIST_VERSION,
     Announce: Kind.ANNOUNCE,
     Ask: Kind.ASK,
     Catalogue: Kind.CATALOGUE,
@@ -480,7 +443,9 @@ _PARSERS: dict[Kind, Callable[[Fields], Message]] = {
     Kind.UNPUBLISH: _with_reason(Unpublish),
     Kind.KEY_FRAME_REQUEST: _key_frame_request,
     Kind.REVOCATIONS: _revocation_list,
-    Kind.DIGEST: lambda fields: Digest(integer(fields, "version", 0, U32), integer(fields, "stamp", 0, U32)),
+    Kind.DIGEST: unpack_digest,
+    Kind.SUMMARY: unpack_summary,
+    Kind.LIST_VERSION: _list_version,
     Kind.ANNOUNCE: _announce,
     Kind.ASK: lambda fields: Ask(),
     Kind.CATALOGUE: _catalogue,

@@ -77,7 +77,7 @@ class Members:
 
 
 def peers(node: Node) -> set[str]:
-    return {peer["name"] for peer in node.json("/v1/peers") if peer["connected"]}
+    return {peer["name"] for peer in node.json("/v1/peers") if peer["connected"] and not peer["self"]}
 
 
 def test_a_fleet_with_records(tmp_path: Path) -> None:

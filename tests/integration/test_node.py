@@ -8,9 +8,11 @@ import stat
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from relay import __version__
 from relay.lab.receiver import free_port
 from tests.integration.nodes import (
     H264,
@@ -94,10 +96,27 @@ def test_media_crosses_a_lossy_link_and_every_page_tells_of_it(fleet: Callable[.
         assert track["egress"][0]["address"] == f"127.0.0.1:{f.player}"
         assert track["egress"][0]["packets"] == len(packets)
         assert edge.json(f"/v1/streams/{STREAM}")["route"]["chosen"] == "region"
-        assert region.json("/v1/peers") == [{"name": "edge", "region": "default", "connected": True}]
+        peers = [(p["name"], p["self"], p["connected"]) for p in region.json("/v1/peers")]
+        assert peers == [("region", True, True), ("edge", False, True)]
         code, text = region.get(f"/v1/streams/{STREAM}.sdp?host=127.0.0.1&port={f.player}")
         assert code == 200 and f"m=video {f.player} RTP/AVP 96" in text
         assert region.get("/v1/streams/none")[0] == 404
+
+
+def test_nodes_know_how_they_and_their_peers_are(fleet: Callable[..., Fleet]) -> None:
+    f = fleet(loss=0.3)
+
+    def known() -> list[dict[str, Any]]:
+        peers: list[dict[str, Any]] = f.region.json("/v1/peers")
+        complete = all(peer["health"] and peer["health"]["headroom_permille"] is not None for peer in peers)
+        return peers if complete else []
+
+    for peer in wait_for("health", known):
+        assert peer["age_seconds"] < 3 and peer["health"]["draining"] is False
+        assert peer["health"]["memory_available_permille"] > 0 and peer["health"]["version"] == __version__
+    assert "relay_board_headroom_ratio" in f.region.get("/metrics")[1]
+    assert f.region.json("/v1/status")["board"]["unreadable"] == 0
+    assert "self" in relay("status", "--url", f.edge.url).stdout
 
 
 def test_a_region_that_was_killed_gets_its_media_again(fleet: Callable[..., Fleet]) -> None:

@@ -181,14 +181,25 @@ def test_an_address_that_changes_again_and_again(seed: int, loss: float) -> None
 # ---- reordering and duplicates ----------------------------------------------------------------
 
 
+@pytest.mark.seeds(1, 2, 3, 4)
 @pytest.mark.parametrize("loss", [0.0, 0.3])
-def test_reordering_and_duplicates_cost_neither_packets_nor_repair(seed: int, loss: float) -> None:
+def test_reordering_and_duplicates_cost_neither_packets_nor_repair(
+    seeds: tuple[int, ...], loss: float
+) -> None:
+    """Together: the repair of one run of 8 s varies by a few points, and one in fifty loses some packets."""
     clean = LinkConfig(delay_ms=50, loss=loss)
     disorder = replace(clean, reorder=0.1, reorder_ms=50, duplicate=0.05)
-    plain, disordered = (Run(seed, link, seconds=8).finish() for link in (clean, disorder))
-    assert len(disordered.missing()) <= len(plain.missing()) + (1 if loss else 0)
-    assert disordered.overhead() <= plain.overhead() + 0.03
-    assert run_is_in_order(disordered)
+    plain, disordered = (
+        [Run(seed, link, seconds=8).finish() for seed in seeds] for link in (clean, disorder)
+    )
+    missing, missing_clean = (sum(len(run.missing()) for run in runs) for runs in (disordered, plain))
+    assert missing <= missing_clean + (5 if loss else 0)
+    overhead, overhead_clean = (
+        sum(run.overhead() for run in runs) / len(runs) for runs in (disordered, plain)
+    )
+    print(f"missing {missing} - {missing_clean}, overhead {overhead:.3f} - {overhead_clean:.3f}")
+    assert overhead <= overhead_clean + 0.05
+    assert all(run_is_in_order(run) for run in disordered)
 
 
 def run_is_in_order(run: Run) -> bool:

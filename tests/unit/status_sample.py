@@ -3,6 +3,8 @@
 from copy import deepcopy
 from typing import Any
 
+from relay.wire.health import Digest, Summary, as_dict
+
 _HOP: dict[str, Any] = {
     "peer": "region-sgp",
     "state": "connected",
@@ -78,6 +80,46 @@ _SILENT: dict[str, Any] = {
     "drops": {},
 }
 
+_SELF: dict[str, Any] = {
+    "name": "edge-sgp-1",
+    "region": "ap-southeast",
+    "self": True,
+    "connected": True,
+    "age_seconds": 0.25,
+    "health": as_dict(
+        Digest(
+            version="0.1.0",
+            draining=False,
+            streams=1,
+            headroom_permille=912,
+            thread_load_permille=88,
+            loop_lag_ms=2,
+            temperature_c=81,
+            throttled=True,
+            memory_available_permille=640,
+            nic_speed_mbps=1000,
+        )
+    ),
+    "alarms": ["hot", "throttled"],
+    "penalties_ms": {"hot": 4.0, "throttled": 20.0},
+    "summary": None,
+}
+
+_PEER: dict[str, Any] = {
+    "name": "region-sgp",
+    "region": "ap-southeast",
+    "self": False,
+    "connected": True,
+    "age_seconds": 4.5,
+    "health": None,
+    "alarms": [],
+    "penalties_ms": {"headroom unknown": 2.0},
+    "summary": {
+        **as_dict(Summary(nodes=12, known=10, streams=31, headroom_worst_permille=50)),
+        "age_seconds": 4.5,
+    },
+}
+
 _STATUS: dict[str, Any] = {
     "node": {
         "name": "edge-sgp-1",
@@ -103,7 +145,13 @@ _STATUS: dict[str, Any] = {
                         "peer": "region-sgp",
                         "cost_ms": 115.4,
                         "average_cost_ms": 115.2,
-                        "terms_ms": {"propagation": 50.0, "queue": 0.3, "jitter": 0.01, "loss": 65.1},
+                        "terms_ms": {
+                            "propagation": 50.0,
+                            "queue": 0.3,
+                            "jitter": 0.01,
+                            "loss": 65.1,
+                            "load": 0.0,
+                        },
                         "why": "lowest cost, 115.2 ms",
                         "rtt_ms": 101.25,
                         "loss_ratio": 0.3,
@@ -185,8 +233,9 @@ _STATUS: dict[str, Any] = {
             {"name": "region-fra", "region": "eu", "state": "rests", "cost_ms": None, "age_seconds": None},
         ],
     },
-    "peers": [{"name": "region-sgp", "region": "ap-southeast", "connected": True}],
+    "peers": [_SELF, _PEER],
     "engine": {"received_datagrams": 56000, "pool.exhausted": 0},
+    "board": {"backlog_drops": 5, "udp_drops": 6, "unreadable": 0},
     "ready": True,
     "reasons": [],
 }

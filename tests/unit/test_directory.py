@@ -5,8 +5,8 @@ from collections import deque
 
 import pytest
 
-from relay.core.directory import DIGEST_NS, ENTRIES_MAX, EXPIRE_NS, Directory
-from relay.wire.messages import Announce, Ask, Catalogue, Digest, Message, decode, encode
+from relay.core.directory import ENTRIES_MAX, EXPIRE_NS, VERSION_NS, Directory
+from relay.wire.messages import Announce, Ask, Catalogue, ListVersion, Message, decode, encode
 
 SECOND = 1_000_000_000
 
@@ -26,7 +26,7 @@ class World:
         self.cut: set[frozenset[bytes]] = set()
         self.bytes_sent = 0
         for key in self.keys:
-            self.tell(key, self.regions[key].digest())
+            self.tell(key, self.regions[key].list_version())
 
     def send(self, a: bytes, b: bytes, message: Message) -> None:
         if len(self.channels[a, b]) < self.room:
@@ -44,7 +44,7 @@ class World:
     def deliver(self, a: bytes, b: bytes) -> None:
         """The oldest message from a to b."""
         message = decode(self.channels[a, b].popleft())
-        assert isinstance(message, Announce | Ask | Catalogue | Digest)
+        assert isinstance(message, Announce | Ask | Catalogue | ListVersion)
         for answer in self.regions[b].receive(self.now, a, message):
             self.send(b, a, answer)
 
@@ -62,9 +62,9 @@ class World:
         for _ in range(seconds):
             self.now += SECOND
             for key, region in self.regions.items():
-                digest = region.poll(self.now)
-                if digest is not None:
-                    self.tell(key, digest)
+                version = region.poll(self.now)
+                if version is not None:
+                    self.tell(key, version)
             self.settle()
 
     def restart(self, key: bytes) -> None:
@@ -75,8 +75,8 @@ class World:
         for other in self.keys:
             if other != key:
                 self.regions[other].forget(key)
-                self.send(key, other, self.regions[key].digest())
-                self.send(other, key, self.regions[other].digest())
+                self.send(key, other, self.regions[key].list_version())
+                self.send(other, key, self.regions[other].list_version())
 
     def views(self) -> list[dict[str, bytes]]:
         return [region.view() for region in self.regions.values()]
@@ -117,13 +117,13 @@ def test_a_region_that_is_not_heard_has_no_streams() -> None:
     w.publish(b"a", "studio")
     w.settle()
     w.cut = {frozenset((b"a", b"b"))}
-    w.run((EXPIRE_NS - DIGEST_NS) // SECOND)
+    w.run((EXPIRE_NS - VERSION_NS) // SECOND)
     assert w.regions[b"b"].holder("studio") == b"a"
-    w.run(DIGEST_NS // SECOND + 1)
+    w.run(VERSION_NS // SECOND + 1)
     assert w.regions[b"b"].holder("studio") is None
     assert w.regions[b"c"].holder("studio") == b"a"
     w.cut = set()
-    w.run(DIGEST_NS // SECOND)
+    w.run(VERSION_NS // SECOND)
     assert w.views() == [{"studio": b"a"}] * 3
 
 
@@ -143,7 +143,7 @@ def test_a_long_list_comes_in_pages_that_fit_a_message() -> None:
     names = [f"{i} ".ljust(64, "é") for i in range(300)]
     for name in names:
         w.regions[b"a"].publish(name)  # announced to nobody
-    w.run(DIGEST_NS // SECOND + 1)
+    w.run(VERSION_NS // SECOND + 1)
     assert w.views() == [dict.fromkeys(sorted(names), b"a")] * 2
 
 
@@ -157,7 +157,7 @@ def test_a_catalogue_of_which_a_page_is_missing_is_not_taken() -> None:
         assert isinstance(page, Catalogue)
         b.receive(0, b"a", page)
     assert b.view() == {}
-    assert b.receive(1, b"a", a.digest()) == [Ask()]
+    assert b.receive(1, b"a", a.list_version()) == [Ask()]
 
 
 def test_announcements_in_a_row_are_asked_about_once() -> None:
@@ -169,7 +169,7 @@ def test_announcements_in_a_row_are_asked_about_once() -> None:
 
 def test_what_one_region_says_is_bounded() -> None:
     b = Directory(b"b")
-    b.receive(0, b"a", Digest(0, 0))
+    b.receive(0, b"a", ListVersion(0, 0))
     b.receive(0, b"a", Catalogue(0, 0, True, ()))
     for i in range(ENTRIES_MAX + 10):
         b.receive(0, b"a", Announce(f"stream {i}", i + 1, 2**32 - 1))
@@ -208,13 +208,13 @@ def test_all_regions_end_with_the_same_view(seed: int) -> None:
             w.restart(key)
         elif what < 0.4:
             w.now += rng.randrange(3 * SECOND)
-            digest = region.poll(w.now)
-            if digest is not None:
-                w.tell(key, digest)
+            version = region.poll(w.now)
+            if version is not None:
+                w.tell(key, version)
         elif pairs := w.open():
             w.deliver(*rng.choice(pairs))
     w.cut = set()
-    w.run(3 * DIGEST_NS // SECOND)
+    w.run(3 * VERSION_NS // SECOND)
     union = {name for region in w.regions.values() for name in region.own}
     views = w.views()
     assert all(view == views[0] for view in views), f"seed {seed}"

@@ -27,7 +27,7 @@ RELAY = (
 RELAY_EXT = (
     ("slab", "inner", "system", "coefficients"),
     ("base",),
-    ("timer", "rtp", "formats", "seal", "gf256", "load", "address"),
+    ("clock", "timer", "rtp", "formats", "seal", "gf256", "load", "address"),
     ("rlc_encoder", "payload", "crypto", "transit", "pacer"),
     ("rlc",),
     ("ring", "delay", "path", "route", "reorder"),

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.wire import hop
+from relay.wire.fields import WireError
 from relay.wire.hop import (
     Acknowledgement,
     Hello,
@@ -31,9 +32,9 @@ from relay.wire.messages import (
     AskRegions,
     Catalogue,
     CatalogueEntry,
-    Digest,
     Goodbye,
     KeyFrameRequest,
+    ListVersion,
     Publish,
     PublishOk,
     PublishRefused,
@@ -45,7 +46,6 @@ from relay.wire.messages import (
     UnknownMessage,
     Unpublish,
     Unsubscribe,
-    WireError,
     decode,
     encode,
 )
@@ -59,7 +59,7 @@ MESSAGES = [
     PublishOk(65535, 0),
     PublishRefused(1, 2, "too many streams"),
     Unpublish(3, 4, ""),
-    Digest(2**32 - 1, 0),
+    ListVersion(2**32 - 1, 0),
     Announce("studio", 7, 0),
     Ask(),
     Catalogue(8, 0, True, ENTRIES),
@@ -139,7 +139,7 @@ def test_fields_that_may_be_missing(message):
         replace(PUBLISH, behind_ms=-1),
         replace(PUBLISH, latency_ms=60_001),
         PublishOk(1, 1, (1, 2, 3)),
-        Digest(-1, 0),
+        ListVersion(-1, 0),
         Announce("", 1, 1),
         Catalogue(1, 0, 1, ENTRIES),
         Catalogue(1, 0, True, (CatalogueEntry("a", 0),)),

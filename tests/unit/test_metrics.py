@@ -73,7 +73,7 @@ def test_names_follow_the_contract_and_help_says_something() -> None:
     for family in families:
         assert family.samples and len(family.documentation) > 20 and family.documentation.endswith(".")
         for found in family.samples:
-            assert re.fullmatch(r"relay_[a-z0-9_]+_(total|seconds|bytes|ratio)", found.name)
+            assert re.fullmatch(r"relay_[a-z0-9_]+_(total|seconds|bytes|ratio|celsius)", found.name)
             fixed = {"stream", "kind", "index", "peer", "reason", "direction", "quantile", "path"}
             assert found.labels.keys() <= fixed | {"node", "region", "version"}
 
@@ -92,3 +92,14 @@ def test_odd_names_are_escaped() -> None:
     assert value(samples, "relay_engine_odd_name_total") == 1
     assert value(samples, "relay_engine_packets_total") == 2
     assert names(samples, stream='a"\\\nb')
+
+
+def test_the_board_as_far_as_it_is_known() -> None:
+    samples = scrape(sample())
+    assert value(samples, "relay_board_headroom_ratio") == 0.912
+    assert value(samples, "relay_board_temperature_celsius") == 81
+    assert value(samples, "relay_board_throttled_ratio") == 1
+    assert value(samples, "relay_board_loop_lag_seconds") == 0.002
+    assert value(samples, "relay_board_nic_rate_bytes") == 125e6
+    assert value(samples, "relay_board_udp_drops_total") == 6
+    assert {"relay_board_under_voltage_ratio", "relay_board_nic_errors_total"}.isdisjoint(names(samples))

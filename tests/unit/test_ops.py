@@ -21,7 +21,11 @@ class View:
     def __init__(self) -> None:
         self.reasons: list[str] = []
         self.drained: list[float | None] = []
+        self.looks = 0
         self.content = sample()
+
+    async def look(self) -> None:
+        self.looks += 1
 
     def ready(self) -> list[str]:
         return self.reasons

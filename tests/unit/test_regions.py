@@ -31,14 +31,10 @@ ADDRESS = ("203.0.113.7", 7400)
 class FakeStreams:
     """What `Directions` uses of Streams."""
 
-    regions: set[str] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
 
     def uses(self, hop: Hop) -> bool:
         return hop.name in self.used
-
-    def is_region(self, hop: Hop) -> bool:
-        return hop.name in self.regions
 
 
 class Node:
@@ -57,7 +53,7 @@ class Node:
             on_message=lambda now_ns, hop, message: None,
             on_state=lambda now_ns, hop, fresh: None,
         )
-        self.streams = FakeStreams({"seed"})
+        self.streams = FakeStreams()
         self.trust = Trust(ed25519_public_key(AUTHORITY))
         self.directions = Directions(
             self.trust,
@@ -69,6 +65,7 @@ class Node:
             remove=self.hops.remove,
         )
         self.seed = self.hops.add(0, "seed", "default", key("seed"), [("192.0.2.1", 7400)])
+        self.seed.is_region = True
 
     def names(self, *records: bytes, now_ns: int = 0, hop: Hop | None = None) -> None:
         """The seed names these regions."""
@@ -153,9 +150,9 @@ def test_what_is_known_otherwise_or_cannot_be_called_is_passed_over(edge: Node) 
 
 def test_only_regions_that_we_call_are_listened_to(edge: Node) -> None:
     caller = edge.hops.add(0, "caller", "default", key("caller"), [])
-    edge.streams.regions.add("caller")
+    caller.is_region = True
     edge.names(signed("a"), hop=caller)
-    edge.streams.regions.clear()
+    edge.seed.is_region = False
     edge.names(signed("a"))
     assert edge.known() == {"seed"}
     assert caller.drops == edge.seed.drops == {"regions unasked": 1}

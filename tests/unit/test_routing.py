@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 
 from relay.core.routing import FORGET_NS, MS, SECOND, Candidate, Choice, Router
+from relay.wire.health import Digest
+
+WELL = Digest(headroom_permille=1000, loop_lag_ms=0, memory_available_permille=1000)
 
 
 def candidate(peer: str, min_rtt_ms: float = 0.0, **fields: Any) -> Candidate:
-    """One that was measured."""
-    return Candidate(**{"peer": peer, "connected": True, "min_rtt_ms": min_rtt_ms, "rtt_ms": 1.0} | fields)
+    """One that was measured, and is well."""
+    measured = {"peer": peer, "connected": True, "min_rtt_ms": min_rtt_ms, "rtt_ms": 1.0, "health": WELL}
+    return Candidate(**measured | fields)
 
 
 @pytest.mark.parametrize(
@@ -24,9 +28,15 @@ def candidate(peer: str, min_rtt_ms: float = 0.0, **fields: Any) -> Candidate:
         ({"min_rtt_ms": 100.0, "rtt_ms": 100.0, "queue_ms": 7.0, "jitter_ms": 2.0}, 65.0),
         ({"min_rtt_ms": 100.0, "rtt_ms": 100.0, "loss_ratio": 0.5}, 200.0),
         ({"min_rtt_ms": 20.0, "rtt_ms": 20.0, "loss_ratio": 0.25}, 20.0),
+        ({"health": replace(WELL, headroom_permille=500)}, 5.0),
+        ({"health": replace(WELL, headroom_permille=200)}, 20.0),
+        ({"health": replace(WELL, headroom_permille=0)}, 495.0),
+        ({"health": replace(WELL, throttled=True)}, 20.0),
+        ({"health": replace(WELL, throttled=True, draining=True)}, 1020.0),
+        ({"health": Digest()}, 6.0),
     ],
 )
-def test_cost(fields: dict[str, float], cost: float) -> None:
+def test_cost(fields: dict[str, Any], cost: float) -> None:
     assert candidate("a", **fields).cost_ms == pytest.approx(cost)
 
 
@@ -61,8 +71,27 @@ def test_the_cheapest_is_chosen_and_says_why() -> None:
 
 def test_terms_add_up() -> None:
     of = candidate("a", 100.0, rtt_ms=120.0, queue_ms=7.0, jitter_ms=2.0, loss_ratio=0.5)
-    assert of.terms_ms == {"propagation": 50.0, "queue": 7.0, "jitter": 8.0, "loss": 180.0}
-    assert of.cost_ms == sum(of.terms_ms.values())
+    link = {"propagation": 50.0, "queue": 7.0, "jitter": 8.0, "loss": 180.0}
+    assert of.terms_ms == link | {"load": 0.0}
+    busy = replace(of, health=replace(WELL, headroom_permille=500, throttled=True, disk_read_only=True))
+    assert busy.terms_ms == link | {"load": 5.0, "throttled": 20.0}
+    for each in of, busy:
+        assert each.cost_ms == sum(each.terms_ms.values())
+
+
+def test_a_peer_that_is_unwell_loses_its_stream_and_one_that_says_nothing_does_not_win_it() -> None:
+    near, far = candidate("near", 20.0), candidate("far", 60.0)
+    run = Run()
+    run(20, near, far)
+    assert run.current == "near"
+    run(20, replace(near, health=replace(WELL, throttled=True, under_voltage=True)), far)
+    assert run.current == "far"
+    silent = replace(far, min_rtt_ms=20.0, health=Digest())
+    assert choose([near, silent], None).peer == "near"
+    run = Run()
+    run(1, silent)
+    run(20, near, silent)
+    assert run.current == "far", "it is worse, but not by what moves a stream"
 
 
 def test_equal_costs_are_settled_by_name() -> None:

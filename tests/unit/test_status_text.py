@@ -42,8 +42,15 @@ def test_the_sample() -> None:
         "HOP         DROPPED BECAUSE  PACKETS\n"
         "region-sgp  replayed         7\n"
         "\n"
-        "PEER        REGION        CONNECTED\n"
-        "region-sgp  ap-southeast  yes\n"
+        "NODE        REGION        CONNECTED  VERSION  AGE S  STREAMS  HEADROOM  LAG MS  MEMORY FREE  "
+        "CELSIUS  WRONG, AND ITS COST\n"
+        "edge-sgp-1  ap-southeast  self       0.1.0    0.2    1        91%       2       64%          "
+        "81       hot 4 ms, throttled 20 ms\n"
+        "region-sgp  ap-southeast  yes        -        4.5    -        -         -       -            "
+        "-        headroom unknown 2 ms\n"
+        "\n"
+        "EDGES OF    KNOWN     DRAINING  AILING  STREAMS  HEADROOM P50  WORST  HOTTEST C\n"
+        "region-sgp  10 of 12  0         0       31       -             5%     -\n"
     )
 
 

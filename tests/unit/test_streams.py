@@ -74,6 +74,7 @@ class FakeHop:
     name: str
     link: Link = LINK
     media_bps: float | None = None
+    is_region: bool = False
 
     @property
     def key(self) -> bytes:
@@ -88,7 +89,7 @@ class FakeHops:
     budgets: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
     full: bool = False
 
-    def candidates(self) -> list[Candidate]:
+    def candidates(self, now_ns: int) -> list[Candidate]:
         return [Candidate(name, True, rtt_ms=2 * c, min_rtt_ms=2 * c) for name, c in self.costs.items()]
 
     def named(self, name: str) -> FakeHop | None:

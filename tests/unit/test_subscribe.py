@@ -13,7 +13,7 @@ from relay.wire.messages import (
     Ask,
     Catalogue,
     CatalogueEntry,
-    Digest,
+    ListVersion,
     Message,
     Publish,
     PublishOk,
@@ -49,7 +49,7 @@ class Region(Node):
         self.streams.attach(cast(Hops, self.hops))
         for name in ("b", "c"):
             if self.hops.named(name):
-                self.on(name, Digest(0, 0))
+                self.on(name, ListVersion(0, 0))
         self.take_sent()
 
     def sent(self, to: str) -> list[Message]:
@@ -80,7 +80,7 @@ def from_region(path: tuple[str, ...] = ("edge", "b"), **changes: int) -> Publis
 
 def test_a_region_says_so_to_every_new_peer(region: Region) -> None:
     region.streams.on_state(0, region.hop("edge"), True)
-    assert region.sent("edge") == [Digest(0, 0)]
+    assert region.sent("edge") == [ListVersion(0, 0)]
     region.on("b", Ask())
     assert region.sent("b") == [Catalogue(0, 0, True, ())]
 
@@ -100,7 +100,7 @@ def test_a_subscriber_waits_is_served_and_leaves(region: Region) -> None:
     region.on("b", Subscribe("studio"))
     assert region.sent("b") == [Unavailable("studio", True, "it is not published")]
     region.streams.poll(SECOND)
-    assert region.sent("b") == [Digest(0, 0)]  # it is not told twice
+    assert region.sent("b") == [ListVersion(0, 0)]  # it is not told twice
     region.on("edge", offer(budget_ms=100))
     [_, publish] = region.sent("b")
     assert isinstance(publish, Publish)
@@ -276,7 +276,7 @@ def test_what_could_not_be_said_is_said_later(region: Region) -> None:
     region.streams.poll(3 * SECOND)
     region.hops.full = False
     region.streams.poll(4 * SECOND)
-    assert [m for m in region.sent("b") if not isinstance(m, Digest)] == [Subscribe("studio")]
+    assert [m for m in region.sent("b") if not isinstance(m, ListVersion)] == [Subscribe("studio")]
 
 
 def test_a_name_that_another_region_keeps_is_given_back(region: Region) -> None:
@@ -361,5 +361,5 @@ def test_a_latency_is_shared_with_the_hops_beyond() -> None:
     [again] = [m for to, m in sent if to == "b" and isinstance(m, Publish)]
     assert (again.alias, again.epoch, again.budget_ms) == (offers["b"].alias, offers["b"].epoch, 375)
     r.streams.poll(2 * SECOND)
-    assert not [m for _, m in r.take_sent() if not isinstance(m, Digest)]
+    assert not [m for _, m in r.take_sent() if not isinstance(m, ListVersion)]
     r.close()
