@@ -3,7 +3,6 @@
 # chosen by a mask.
 """One way out of a track: header rewrite, sender reports (RFC 3550, 6.4.1), address."""
 from libc.stdint cimport int32_t
-from libc.string cimport memcpy
 
 from relay_ext.base cimport tx_packet, tx_push
 from relay_ext.inner cimport be16

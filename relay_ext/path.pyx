@@ -6,7 +6,7 @@ from libc.stdint cimport int32_t
 from libc.string cimport memset
 
 from relay_ext.base cimport addr_equal
-from relay_ext.inner cimport be16, put16, put32, serial_diff
+from relay_ext.inner cimport be16, put16, put32
 from relay_ext.transit cimport transit_add, transit_base
 
 cdef int64_t SAMPLE_SPACING = 40000000       # ns between loss samples

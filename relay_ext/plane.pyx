@@ -9,8 +9,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from relay_ext.base cimport (
-    EVENT_DATA, addr_equal, addr_same_host, event, spsc_commit, spsc_destroy, spsc_init, spsc_peek, spsc_consume,
-    spsc_reserve, tx_clear, tx_packet, tx_push)
+    EVENT_DATA, addr_equal, addr_same_host, event, spsc_commit, spsc_destroy, spsc_init, spsc_reserve, tx_clear,
+    tx_packet, tx_push)
 from relay_ext.egress cimport egress, egress_find, egress_table_add, egress_table_remove
 from relay_ext.hop cimport hop_destroy, hop_receive, hop_send_control, hop_timer
 from relay_ext.ingest cimport ingest, ingest_feedback, ingest_flags
@@ -20,7 +20,7 @@ from relay_ext.feed cimport feed, feeds_insert, feeds_send
 from relay_ext.mailbox cimport mail_post, mail_take, mail_target, target
 from relay_ext.path cimport path, path_elsewhere, path_set, path_setting, session_keys
 from relay_ext.peer cimport (
-    HOP_CONTROL, HOP_DELAYS, HOP_OK, TYPE_CONTROL, TYPE_COOKIE, TYPE_INITIATION, TYPE_RESPONSE, TYPE_SOURCE,
+    HOP_CONTROL, HOP_DELAYS, HOP_OK, TYPE_CONTROL, TYPE_COOKIE, TYPE_INITIATION, TYPE_SOURCE,
     hop_delivered, hop_params)
 from relay_ext.playout cimport (
     track_destroy, track_insert, track_observe, track_release, track_restart, track_sender_report)
@@ -34,7 +34,7 @@ from relay_ext.seal cimport (
 from relay_ext.sender cimport hop_pace, hop_set_params
 from relay_ext.sessions cimport session_find, session_remove
 from relay_ext.slab cimport SLAB_DATA, slab, slab_get, slab_pool_free, slab_pool_new, slab_unref
-from relay_ext.timer cimport timer_cancel, timer_expire, timer_next, timer_node, timer_wheel_init
+from relay_ext.timer cimport timer_expire, timer_next, timer_node, timer_wheel_init
 from relay_ext.uplink cimport uplink_choose
 
 cdef enum:

@@ -38,9 +38,8 @@ def test_w9_capacity_that_halves_under_30_percent_loss(seed: int) -> None:
     assert before.queue_p95_ms <= 25
     assert halved.queue_p95_ms <= 100
     assert halved.sent_share >= 0.95
-    assert (
-        halved.goodput_share >= 0.84
-    )  # of capacity x (1 - loss), headers counted; 0.85 to 0.88 in longer runs
+    # Of capacity x (1 - loss), headers counted; 0.86 to 0.89 in longer runs.
+    assert halved.goodput_share >= 0.84
     assert back.queue_p95_ms <= 100
     assert back.last_played >= 0.99
 
