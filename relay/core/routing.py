@@ -9,7 +9,7 @@ and that counts as a change, too.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import exp
 
 from relay.core.health import UNKNOWN, penalties
@@ -86,6 +86,12 @@ class Candidate:
     rests: str = ""
     """Why there is no session with it now, although there could be; what was measured is of the last one."""
     health: Digest = UNKNOWN
+    cost_ms: float = field(init=False, compare=False)
+    """Milliseconds that the hop costs a viewer, and what the peer's load and health are worth in detour."""
+
+    def __post_init__(self) -> None:
+        """Summed once: each look compares it many times."""
+        object.__setattr__(self, "cost_ms", sum(self.terms_ms.values()))
 
     @property
     def usable(self) -> bool:
@@ -96,12 +102,6 @@ class Candidate:
         """What makes up the cost, in milliseconds by name."""
         link = terms_ms(self.rtt_ms, self.min_rtt_ms, self.queue_ms, self.jitter_ms, self.loss_ratio)
         return link | health_terms_ms(self.health)
-
-    @property
-    def cost_ms(self) -> float:
-        """Milliseconds that the hop costs a viewer, and what the peer's load and health are worth in
-        detour."""
-        return sum(self.terms_ms.values())
 
 
 @dataclass(frozen=True, slots=True)
