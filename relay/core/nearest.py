@@ -65,7 +65,7 @@ class Nearest:
     def __init__(self, random_bytes: Callable[[int], bytes]) -> None:
         self.known: dict[str, Known] = {}
         self._random_bytes = random_bytes
-        self._reference_ms: float | None = None
+        self.reference_ms: float | None = None
         """Least cost of those kept, when all others were measured."""
         self._alarm_ns = 0
         """Not before then are all measured anew."""
@@ -120,11 +120,11 @@ class Nearest:
     def _alarm(self, now_ns: int) -> None:
         """All others are due at once when the best one is clearly worse than it was, or has come or gone."""
         best = min((k.candidate.cost_ms for k in self.known.values() if k.kept and k.candidate), default=None)
-        reference = self._reference_ms
+        reference = self.reference_ms
         if best is not None and reference is not None and not clearly_better(reference, best):
-            self._reference_ms = min(best, reference)
+            self.reference_ms = min(best, reference)
         elif (best is not None or reference is not None) and now_ns >= self._alarm_ns:
-            self._reference_ms, self._alarm_ns = best, now_ns + ALARM_NS
+            self.reference_ms, self._alarm_ns = best, now_ns + ALARM_NS
             for known in self.known.values():
                 known.due_ns = min(known.due_ns, now_ns)
 

@@ -1,0 +1,610 @@
+"""An edge over a day: which regions it has sessions with, and which one its stream goes over.
+
+The decisions are the node's own: `core/nearest` and `core/routing` look once a second at what was measured,
+as services/regions and services/publish give it to them. What is measured is modelled: the conditions of
+`weather` with the edge's access on top, and noise (`Pool`).
+
+Looks that provably change nothing are left out (`Edge.until`), which saves most of the time and changes no
+result: `Edge(..., thrifty=False)` looks every second, and a test compares the two.
+"""
+
+import math
+from bisect import bisect_right
+from collections import Counter, deque
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from relay.core.health import sends_per_second
+from relay.core.nearest import GIVE_UP_NS, KEEP, SECOND, Nearest, Sight
+from relay.core.routing import Candidate, Router, clearly_better
+from relay.lab.weather import STEP_S, Conditions, Weather, at
+from relay.lab.world import City
+from relay.wire.health import RATIO, Digest
+from relay.wire.hop import RETRY_MAX, SILENT
+
+SAMPLES = 32
+"""Measurements drawn for a link and its conditions; a look takes one of them."""
+WINDOW_S = 2
+"""What is measured is of so many seconds, and so lasts as long."""
+IDLE_DATAGRAMS, MEDIA_DATAGRAMS = 12, 800
+"""Datagrams that the loss of WINDOW_S is measured on, without and with a stream of 400 packets/s."""
+SETTLE_S = 2
+REPLAY_S = 60
+"""Looks that a router which was left out is given before it decides: what lies before counts e^-12."""
+SILENT_S = SILENT // SECOND
+
+FAR_MS = 1e9
+
+SPACING_MS = 2.5
+"""Between two packets of the stream."""
+REPORT_MS = 10.0
+"""Between two reports of its receiver."""
+SILENCE_MIN_MS = 40.0
+FALSE_ALARM = 1e-7
+LOST_IN_A_ROW = (3, 16)
+"""The rule of a hard failure: silence of the longest of SILENCE_MIN_MS, four times the jitter and so many
+spacings that all of them are lost by chance with a probability of FALSE_ALARM."""
+
+ACCESS = (
+    ("fibre", 0.60, (0.5, 2.0), (0.1, 0.5), 0.0),
+    ("cable", 0.25, (4, 10), (0.5, 2.0), 0.001),
+    ("radio", 0.15, (10, 25), (2.0, 5.0), 0.01),
+)
+"""How edges are connected: share of them; delay one way and jitter in ms, drawn between two values; loss,
+drawn up to one."""
+
+
+def losses_in_a_row(loss_ratio: float) -> int:
+    """Packets that have to be missing before it is no chance."""
+    least, most = LOST_IN_A_ROW
+    loss = min(max(loss_ratio, 1e-6), 0.99)
+    return min(max(math.ceil(math.log(FALSE_ALARM) / math.log(loss)), least), most)
+
+
+def silence_ms(loss_ratio: float, jitter_ms: float, spacing_ms: float) -> float:
+    """After which a receiver, or a sender that gets reports, gives a hop up."""
+    return max(SILENCE_MIN_MS, 4 * jitter_ms, losses_in_a_row(loss_ratio) * spacing_ms)
+
+
+def false_alarms_per_s(loss_ratio: float, jitter_ms: float) -> float:
+    """Expected, by random loss alone."""
+    packets = max(math.ceil(silence_ms(loss_ratio, jitter_ms, SPACING_MS) / SPACING_MS), 1)
+    return loss_ratio**packets * (1 - loss_ratio) * 1000 / SPACING_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What an edge's own line adds to every link."""
+
+    kind: str
+    delay_ms: float
+    jitter_ms: float
+    loss_ratio: float
+
+
+def access(chance: Random) -> Access:
+    kind, _, delay, jitter, loss = chance.choices(ACCESS, [share for _, share, *_ in ACCESS])[0]
+    return Access(kind, chance.uniform(*delay), chance.uniform(*jitter), chance.uniform(0, loss))
+
+
+class Pool:
+    """What can be measured of a region while its conditions last, and which of it at each second."""
+
+    __slots__ = ("high", "low", "salt", "samples")
+
+    def __init__(self, samples: list[Candidate], salt: int = 0) -> None:
+        self.samples = samples
+        self.salt = salt
+        costs = [c.cost_ms for c in samples]
+        self.low, self.high = min(costs), max(costs)
+
+    def at(self, second: int) -> Candidate:
+        """Equal for WINDOW_S, then another one, as if at random."""
+        if len(self.samples) == 1:
+            return self.samples[0]
+        mixed = (second // WINDOW_S + self.salt) * 0x9E3779B1 & 0xFFFFFFFF
+        mixed = (mixed ^ mixed >> 15) * 0x85EBCA77 & 0xFFFFFFFF
+        return self.samples[(mixed >> 13) % SAMPLES]
+
+
+class Rest:
+    """A region without a session, as it was when it had one; made only when somebody looks."""
+
+    __slots__ = ("_measured", "_shown")
+
+    def __init__(self, measured: Candidate) -> None:
+        self._measured = measured
+        self._shown: Candidate | None = None
+
+    @property
+    def low(self) -> float:
+        return self._measured.cost_ms
+
+    high = low
+
+    def at(self, second: int) -> Candidate:
+        if self._shown is None:
+            self._shown = replace(self._measured, connected=False, rests="rests")
+        return self._shown
+
+
+Source = Pool | Rest
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """What the looks that are left out would see, and whether they would do anything."""
+
+    kept: list[Source]
+    others: list[Source]
+    """With sessions."""
+    resting_ms: float
+    """The least cost of all others."""
+    held: Source
+    rivals: list[Source]
+    """What the stream could go over instead."""
+    reference_ms: float | None
+    """`Nearest`'s."""
+
+    def until(self, now_s: int, then_s: int) -> int:
+        """The first second before `then_s` that does; else that. Within WINDOW_S all are the same."""
+        if len(self.kept) < KEEP and (self.others or self.resting_ms < FAR_MS):
+            return now_s + 1
+        kept = min(p.low for p in self.kept), min(p.high for p in self.kept), max(p.high for p in self.kept)
+        others_ms = min([self.resting_ms, *(p.low for p in self.others)])
+        rivals_ms = min((p.low for p in self.rivals), default=FAR_MS)
+        if not self._moves(kept, others_ms, rivals_ms, self.held.high):
+            return then_s
+        second = now_s + 1
+        while second < then_s:
+            costs = [p.at(second).cost_ms for p in self.kept]
+            others_ms = min([self.resting_ms, *(p.at(second).cost_ms for p in self.others)])
+            rivals_ms = min((p.at(second).cost_ms for p in self.rivals), default=FAR_MS)
+            best_ms = min(costs)
+            if self._moves(
+                (best_ms, best_ms, max(costs)), others_ms, rivals_ms, self.held.at(second).cost_ms
+            ):
+                return second
+            second += WINDOW_S - second % WINDOW_S
+        return then_s
+
+    def _moves(
+        self, kept: tuple[float, float, float], others_ms: float, rivals_ms: float, held_ms: float
+    ) -> bool:
+        """`kept`: the least and the greatest that their best may cost, and their worst."""
+        best_ms, best_most_ms, worst_ms = kept
+        return (
+            self.reference_ms is None
+            or best_ms < self.reference_ms
+            or clearly_better(self.reference_ms, best_most_ms)
+            or clearly_better(others_ms, worst_ms)
+            or clearly_better(rivals_ms, held_ms)
+        )
+
+
+@dataclass(slots=True)
+class Session:
+    """With a region, from the look at which it was wanted."""
+
+    name: str
+    links: tuple[Conditions, ...]
+    opened_s: int
+    index: int
+    process: int
+    settled_s: int
+    """Since when its loss is known."""
+    dead_s: int | None = None
+    """Since when nothing comes through in one direction or both; None: it does."""
+    pool: Pool | None = None
+    """None: to be drawn."""
+    digests_per_s: int = 1
+
+    @property
+    def now(self) -> Conditions:
+        return self.links[self.index]
+
+    @property
+    def next_s(self) -> int:
+        """When its conditions change."""
+        return self.links[self.index + 1].start_s if self.index + 1 < len(self.links) else 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """The stream goes over another region."""
+
+    at_s: int
+    old: str
+    new: str
+    cause: str
+    """"cost": it is better; "drain"; or what has killed the old one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """No media came over the edge's hop."""
+
+    at_s: int
+    ms: float
+    cause: str
+    standby: bool
+    """Whether another region could take over at once."""
+
+
+@dataclass(slots=True)
+class Diary:
+    """What became of an edge."""
+
+    number: int
+    city: str
+    access: str
+    publishes: bool
+    began: tuple[int, str] = (0, "")
+    """When its stream first had a region, and which."""
+    moves: list[Move] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    excess_ms: list[float] = field(default_factory=list)
+    """Every STEP_S: what the stream's region cost more than the best one, by the model's own figures."""
+    false_alarms: float = 0.0
+    """Expected."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """Sessions opened, seconds of sessions, digests, looks at regions and at routes."""
+
+
+class Edge:
+    """`publishes`: its stream goes to the region; else it comes from there."""
+
+    def __init__(self, number: int, home: City, weather: Weather, *, thrifty: bool = True) -> None:
+        chance = weather.world.chance("edge", number)
+        self.access = access(chance)
+        self.diary = Diary(number, home.name, self.access.kind, publishes=number % 2 == 0)
+        self.sessions: dict[str, Session] = {}
+        self.held: str | None = None
+        self._end_s = weather.end_s
+        self._thrifty = thrifty
+        self._chance = chance
+        self._draw = weather.world.chance("measured", number)
+        self._links = {region.name: weather.conditions(home, region) for region in weather.world.regions}
+        self._flaps = weather.flaps(number)
+        self._flap_s = sorted({t for flap in self._flaps for t in (flap.start_s, flap.end_s)})
+        self._fixed = {region.name for region in chance.sample(weather.world.regions, 2)}
+        self._sights = {name: Sight(name in self._fixed) for name in self._links}
+        self._nearest = Nearest(chance.randbytes)
+        self._router = Router()
+        self._resting = {name: Rest(Candidate(name, False)) for name in self._links}
+        self._unsettled = {name: Pool([Candidate(name, True, settled=False)]) for name in self._links}
+        self._past: deque[tuple[int, dict[str, Source]]] = deque()
+        """What the router would have been shown: since when, and by region."""
+        self._routed_s = -1
+        """When it was last asked."""
+        self._stirred = True
+        """A region was clearly better at that look, or there was none to hold."""
+        self._gap: tuple[int, str] | None = None
+        """Since when there is no region, and why."""
+
+    def run(self) -> Diary:
+        now_s = 0
+        while now_s < self._end_s:
+            self._look(now_s)
+            then_s = self.until(now_s) if self._thrifty else now_s + 1
+            self._account(now_s, min(then_s, self._end_s))
+            now_s = then_s
+        if self._gap is not None:
+            self.diary.gaps.append(Gap(self._gap[0], (self._end_s - self._gap[0]) * 1e3, self._gap[1], False))
+        return self.diary
+
+    # ---- what is measured --------------------------------------------------------------------
+
+    def _flapping(self, now_s: int) -> bool:
+        return any(flap.start_s <= now_s < flap.end_s for flap in self._flaps)
+
+    def _advance(self, now_s: int, session: Session, flapping: bool) -> None:
+        """Bring a session up to its present conditions."""
+        while session.next_s <= now_s:
+            session.index += 1
+            if session.dead_s is None:
+                session.pool = None
+                self._pace(session)
+        alive = session.now.alive and not flapping
+        if not alive and session.dead_s is None:
+            session.dead_s = now_s
+            if now_s >= session.settled_s:  # nothing new is measured
+                session.pool = Pool([self._pool(session).at(now_s - 1)])
+        elif alive and session.dead_s is not None:
+            away_s = now_s - session.dead_s
+            session.dead_s, session.pool = None, None
+            if session.process != session.now.process or away_s >= SILENT_S or session.settled_s > now_s:
+                session.process = session.now.process
+                wait_s = self._draw.uniform(0, min(RETRY_MAX / SECOND, away_s / 2))
+                session.settled_s = now_s + 1 + math.ceil(wait_s) + SETTLE_S
+
+    def _pace(self, session: Session) -> None:
+        session.digests_per_s = sends_per_second(session.now.loss_ratio + self.access.loss_ratio)
+
+    def _connected(self, now_s: int, session: Session) -> bool:
+        if session.dead_s is not None:
+            return now_s - session.dead_s < SILENT_S and session.settled_s <= now_s
+        return now_s >= session.settled_s - SETTLE_S
+
+    def _pool(self, session: Session) -> Pool:
+        if session.pool is None:
+            media = session.name == self.held
+            samples = [self._measured(session.name, session.now, media) for _ in range(SAMPLES)]
+            session.pool = Pool(samples, self._draw.getrandbits(24))
+        return session.pool
+
+    def _measured(self, name: str, now: Conditions, media: bool) -> Candidate:
+        draw = self._draw
+        jitter_ms = now.jitter_ms + self.access.jitter_ms
+        min_rtt_ms = 2 * (now.delay_ms + self.access.delay_ms) + draw.uniform(0, 0.2)
+        queue_ms = now.queue_ms * draw.uniform(0.8, 1.2) + jitter_ms * draw.random()
+        loss = 1 - (1 - now.loss_ratio) * (1 - self.access.loss_ratio)
+        if media:
+            deviation = math.sqrt(loss * (1 - loss) / MEDIA_DATAGRAMS)
+            loss = max(loss + deviation * draw.gauss(0, 1), 0.0)
+        else:
+            loss = _lost(draw.random(), loss, IDLE_DATAGRAMS) / IDLE_DATAGRAMS
+        return Candidate(
+            peer=name,
+            connected=True,
+            rtt_ms=min_rtt_ms + 2 * queue_ms,
+            min_rtt_ms=min_rtt_ms,
+            queue_ms=queue_ms,
+            jitter_ms=jitter_ms * draw.uniform(0.7, 1.3),
+            loss_ratio=loss,
+            health=_digest(now),
+        )
+
+    def _source(self, now_s: int, session: Session) -> Pool:
+        """What the session shows now."""
+        if not self._connected(now_s, session):
+            return Pool([Candidate(session.name, False)])
+        if now_s < session.settled_s:
+            return self._unsettled[session.name]
+        if session.pool is None and now_s == session.settled_s:  # it may be closed at once
+            return Pool([self._measured(session.name, session.now, media=False)])
+        return self._pool(session)
+
+    def _next_source(self, name: str) -> Source:
+        """What a region shows in the second after its session was opened or closed."""
+        session = self.sessions.get(name)
+        if session is None:
+            return self._resting[name]
+        return self._unsettled[name] if session.dead_s is None else Pool([Candidate(name, False)])
+
+    def _refusal(self, session: Session) -> str:
+        """Why the region does not take the stream."""
+        if session.dead_s is not None and (session.name != self.held or self._cut(session)):
+            return "silent"
+        return "this node is draining" if session.now.draining and session.dead_s is None else ""
+
+    def _cut(self, session: Session) -> bool:
+        """Whether it is the media that does not come through."""
+        if session.now.alive:
+            return session.dead_s is not None  # by the edge's own access
+        return not (session.now.up if self.diary.publishes else session.now.down)
+
+    # ---- a look ------------------------------------------------------------------------------
+
+    def _look(self, now_s: int) -> None:
+        flapping = self._flapping(now_s)
+        sources: dict[str, Pool] = {}
+        for name, session in self.sessions.items():
+            self._advance(now_s, session, flapping)
+            sources[name] = self._source(now_s, session)
+            self._sights[name] = Sight(name in self._fixed, name == self.held, sources[name].at(now_s))
+        self._route(now_s, sources)
+        wanted = self._nearest.look(now_s * SECOND, self._sights)
+        changed = wanted ^ self.sessions.keys()
+        for name in sorted(changed):
+            if name in wanted:
+                self._open(now_s, name, flapping)
+            else:
+                self._close(name)
+        if changed:
+            shown = self._past[-1][1] | {name: self._next_source(name) for name in changed}
+            self._past.append((now_s + 1, shown))
+        for session in self.sessions.values():
+            if now_s >= session.settled_s and session.dead_s is None:
+                self._pool(session)
+        self.diary.counts["looks at regions"] += 1
+
+    def _open(self, now_s: int, name: str, flapping: bool) -> None:
+        links = self._links[name]
+        index = bisect_right(links, now_s, key=lambda c: c.start_s) - 1
+        session = Session(name, links, now_s, index, links[index].process, now_s + 1 + SETTLE_S)
+        if flapping or not session.now.alive:
+            session.dead_s, session.settled_s = now_s, 1 << 40
+        self._pace(session)
+        self.sessions[name] = session
+        self.diary.counts["sessions"] += 1
+
+    def _close(self, name: str) -> None:
+        del self.sessions[name]
+        self._sights[name] = Sight(name in self._fixed)
+        self._resting[name] = Rest(self._nearest.known[name].candidate or Candidate(name, False))
+
+    # ---- the route ---------------------------------------------------------------------------
+
+    def _route(self, now_s: int, sources: dict[str, Pool]) -> None:
+        shown: dict[str, Source] = {**self._resting, **sources}
+        for name, session in self.sessions.items():
+            if refusal := self._refusal(session):
+                shown[name] = Pool([replace(shown[name].at(now_s), refused=refusal)])
+        held = shown[self.held].at(now_s) if self.held else None
+        stirs = held is None or not held.usable
+        if held is not None and not stirs:
+            others = (shown[name].at(now_s) for name in self.sessions if name != self.held)
+            stirs = any(c.usable and c.settled and clearly_better(c.cost_ms, held.cost_ms) for c in others)
+        if stirs or self._stirred or not self._thrifty:
+            self._replay(now_s)
+            self._choose(now_s, [pool.at(now_s) for pool in shown.values()])
+        self._stirred = stirs
+        self._past.append((now_s, shown))
+        self._forget(now_s)
+
+    def _replay(self, now_s: int) -> None:
+        """Show the router the looks that it has missed."""
+        past, self._past = self._past, deque()
+        for (since_s, shown), then_s in zip(past, [*(s for s, _ in past), now_s][1:], strict=True):
+            for second in range(max(since_s, self._routed_s + 1, now_s - REPLAY_S), then_s):
+                candidates = [pool.at(second) for pool in shown.values()]
+                chosen = self._router.choose(second * SECOND, candidates, self.held).peer
+                assert chosen == self.held, f"edge {self.diary.number}: a look at {second} s was left out"
+
+    def _forget(self, now_s: int) -> None:
+        """What is too old to be shown."""
+        while len(self._past) > 1 and self._past[1][0] <= now_s - REPLAY_S:
+            self._past.popleft()
+
+    def _choose(self, now_s: int, candidates: list[Candidate]) -> None:
+        self.diary.counts["looks at routes"] += 1
+        self._routed_s = now_s
+        new = self._router.choose(now_s * SECOND, candidates, self.held).peer
+        if self.held is None:
+            if new is not None:
+                self.diary.began = (now_s, new)
+                self._hold(new)
+            return
+        cause = self._cause(now_s)
+        if new is None:
+            self._gap = self._gap or (now_s, cause)
+            return
+        if self._gap is not None:
+            since_s, why = self._gap
+            took_ms = (now_s - since_s) * 1e3 + (0 if new == self.held else self._take_over_ms(new))
+            self.diary.gaps.append(Gap(since_s, took_ms, why, False))
+            self._gap = None
+        elif new != self.held and cause not in ("cost", "drain", "way back"):
+            self.diary.gaps.append(Gap(now_s, self._silence_ms() + self._take_over_ms(new), cause, True))
+        if new != self.held:
+            self.diary.moves.append(Move(now_s, self.held, new, cause))
+            self._hold(new)
+
+    def _hold(self, name: str) -> None:
+        """The stream's packets tell more of the loss."""
+        for session in self.sessions.values():
+            if session.name in (name, self.held) and session.dead_s is None:
+                session.pool = None
+        for changed in {self.held, name} - {None}:
+            assert changed is not None
+            sight = self._sights[changed]
+            self._sights[changed] = replace(sight, used=changed == name)
+        self.held = name
+
+    def _cause(self, now_s: int) -> str:
+        """What is wrong with the held region."""
+        session = self.sessions[self.held or ""]
+        if session.dead_s is None:
+            return "drain" if session.now.draining else "cost"
+        if not self._cut(session):
+            return "way back"
+        return session.now.why or "access"
+
+    def _silence_ms(self) -> float:
+        """Until the failure of the held region is noticed: by the viewer from its packets, by the publisher
+        from what the reports say, half a round trip later if they still come."""
+        session = self.sessions[self.held or ""]
+        measured = self._pool(session).samples[0]
+        if not self.diary.publishes:
+            return silence_ms(measured.loss_ratio, measured.jitter_ms, SPACING_MS)
+        told_ms = measured.rtt_ms / 2 if session.now.down else 0.0
+        return told_ms + silence_ms(measured.loss_ratio, measured.jitter_ms, REPORT_MS)
+
+    def _take_over_ms(self, new: str) -> float:
+        """Until the standby's first packet: a viewer asks it, a publisher sends."""
+        rtt_ms = self._pool(self.sessions[new]).samples[0].rtt_ms
+        return rtt_ms / 2 if self.diary.publishes else rtt_ms
+
+    # ---- what may be left out ----------------------------------------------------------------
+
+    def until(self, now_s: int) -> int:
+        """The next look that may change anything: all before it see the same sessions, under the same
+        conditions, and costs in no order that leads to anything."""
+        if self._stirred or self.held is None or self._refusal(self.sessions[self.held]):
+            return now_s + 1
+        flap = bisect_right(self._flap_s, now_s)
+        then_s = min([self._end_s, *self._flap_s[flap : flap + 1]])
+        settled: dict[str, Pool] = {}
+        for name, session in self.sessions.items():
+            if session.dead_s is not None or session.settled_s - session.opened_s > GIVE_UP_NS // SECOND:
+                return now_s + 1
+            if now_s < session.settled_s:
+                then_s = min(then_s, session.settled_s)
+            else:
+                settled[name] = self._pool(session)
+            then_s = min(then_s, session.next_s)
+        if self.held not in settled:
+            return now_s + 1
+        kept: list[Source] = []
+        others: list[Source] = []
+        resting_ms = FAR_MS
+        for name, known in self._nearest.known.items():
+            if name not in self.sessions:
+                then_s = min(then_s, -(-known.due_ns // SECOND))
+            if known.kept and known.candidate is not None:
+                kept.append(settled.get(name) or Rest(known.candidate))
+            elif name in settled:
+                others.append(settled[name])
+            elif known.candidate is not None:
+                resting_ms = min(resting_ms, known.candidate.cost_ms)
+        held = settled.pop(self.held)
+        reference_ms = self._nearest.reference_ms
+        quiet = Quiet(kept, others, resting_ms, held, list(settled.values()), reference_ms)
+        return max(quiet.until(now_s, then_s), now_s + 1)
+
+    # ---- what is counted ---------------------------------------------------------------------
+
+    def _account(self, now_s: int, then_s: int) -> None:
+        span_s = then_s - now_s
+        alive = [session.digests_per_s for session in self.sessions.values() if session.dead_s is None]
+        self.diary.counts["session seconds"] += span_s * len(alive)
+        self.diary.counts["digests"] += span_s * sum(alive)
+        held = self.sessions.get(self.held or "")
+        if held is None or held.dead_s is not None:
+            return
+        loss, jitter_ms = (
+            held.now.loss_ratio + self.access.loss_ratio,
+            held.now.jitter_ms + self.access.jitter_ms,
+        )
+        if loss > 0.05:
+            self.diary.false_alarms += span_s * false_alarms_per_s(loss, jitter_ms)
+        if now_s % STEP_S == 0:
+            costs = {name: self._true_ms(name, now_s) for name in self._links}
+            self.diary.excess_ms.append(costs[held.name] - min(costs.values()))
+
+    def _true_ms(self, name: str, now_s: int) -> float:
+        """Without noise; a region that does not take streams costs more than any."""
+        now = at(self._links[name], now_s)
+        if not now.alive or now.draining:
+            return 10_000.0
+        return Candidate(
+            peer=name,
+            connected=True,
+            rtt_ms=2 * (now.delay_ms + self.access.delay_ms),
+            min_rtt_ms=2 * (now.delay_ms + self.access.delay_ms),
+            queue_ms=now.queue_ms,
+            jitter_ms=now.jitter_ms + self.access.jitter_ms,
+            loss_ratio=now.loss_ratio + self.access.loss_ratio,
+            health=_digest(now),
+        ).cost_ms
+
+
+def _lost(chance: float, loss_ratio: float, packets: int) -> int:
+    """How many of so many packets are lost: the binomial distribution, inverted at `chance`."""
+    lost, here = 0, (1 - loss_ratio) ** packets
+    while chance > here and lost < packets:
+        chance -= here
+        lost += 1
+        here *= (packets - lost + 1) / lost * loss_ratio / (1 - loss_ratio)
+    return lost
+
+
+def _digest(now: Conditions) -> Digest:
+    """What the region says of itself."""
+    return Digest(
+        draining=now.draining,
+        headroom_permille=RATIO - round(now.load * RATIO),
+        loop_lag_ms=1,
+        memory_available_permille=500,
+    )
