@@ -72,14 +72,15 @@ class Nearest:
 
     def look(self, now_ns: int, sights: Mapping[str, Sight]) -> set[str]:
         """The regions that there should be a session with, from now on."""
-        self.known = {name: self.known.get(name) or Known(now_ns) for name in sights}
+        if self.known.keys() != sights.keys():
+            self.known = {name: self.known.get(name) or Known(now_ns) for name in sights}
         for name, sight in sights.items():
             self._measure(now_ns, self.known[name], sight.candidate)
         self._keep()
         self._alarm(now_ns)
         wanted = {name for name, s in sights.items() if s.fixed or s.used or self.known[name].kept}
         probed = {name for name, known in self.known.items() if known.opened_ns is not None} - wanted
-        for name in list(probed):
+        for name in sorted(probed):  # equal random bytes give equal looks
             if self.known[name].told:
                 self.known[name].due_ns = now_ns + self._interval_ns()
                 probed.remove(name)
@@ -105,7 +106,7 @@ class Nearest:
     def _keep(self) -> None:
         """The best three. One goes for another that is clearly better, or when it does not answer."""
         costs = {name: known.candidate.cost_ms for name, known in self.known.items() if known.candidate}
-        order = sorted(costs, key=lambda name: (costs[name], name))
+        order = [name for _, name in sorted(zip(costs.values(), costs, strict=True))]
         kept = [name for name in order if self.known[name].kept][:KEEP]
         for name in [name for name in order if name not in kept]:
             if len(kept) == KEEP:

@@ -355,7 +355,7 @@ class Edge:
             health=_digest(now),
         )
 
-    def _source(self, now_s: int, session: Session) -> Pool:
+    def _source(self, now_s: int, session: Session) -> Source:
         """What the session shows now."""
         if not self._connected(now_s, session):
             return Pool([Candidate(session.name, False)])
@@ -388,12 +388,14 @@ class Edge:
 
     def _look(self, now_s: int) -> None:
         flapping = self._flapping(now_s)
-        sources: dict[str, Pool] = {}
+        sources: dict[str, Source] = {}
+        seen: dict[str, Candidate] = {}
         for name, session in self.sessions.items():
             self._advance(now_s, session, flapping)
             sources[name] = self._source(now_s, session)
-            self._sights[name] = Sight(name in self._fixed, name == self.held, sources[name].at(now_s))
-        self._route(now_s, sources)
+            seen[name] = sources[name].at(now_s)
+            self._sights[name] = Sight(name in self._fixed, name == self.held, seen[name])
+        self._route(now_s, sources, seen)
         wanted = self._nearest.look(now_s * SECOND, self._sights)
         changed = wanted ^ self.sessions.keys()
         for name in sorted(changed):
@@ -426,16 +428,18 @@ class Edge:
 
     # ---- the route ---------------------------------------------------------------------------
 
-    def _route(self, now_s: int, sources: dict[str, Pool]) -> None:
-        shown: dict[str, Source] = {**self._resting, **sources}
+    def _route(self, now_s: int, sources: dict[str, Source], seen: dict[str, Candidate]) -> None:
+        shown = {**self._resting, **sources}
         for name, session in self.sessions.items():
             if refusal := self._refusal(session):
-                shown[name] = Pool([replace(shown[name].at(now_s), refused=refusal)])
-        held = shown[self.held].at(now_s) if self.held else None
+                seen[name] = replace(seen[name], refused=refusal)
+                shown[name] = Pool([seen[name]])
+        held = seen.get(self.held or "")
         stirs = held is None or not held.usable
         if held is not None and not stirs:
-            others = (shown[name].at(now_s) for name in self.sessions if name != self.held)
-            stirs = any(c.usable and c.settled and clearly_better(c.cost_ms, held.cost_ms) for c in others)
+            stirs = any(
+                c.usable and c.settled and clearly_better(c.cost_ms, held.cost_ms) for c in seen.values()
+            )
         if stirs or self._stirred or not self._thrifty:
             self._replay(now_s)
             self._choose(now_s, [pool.at(now_s) for pool in shown.values()])

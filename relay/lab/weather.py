@@ -183,9 +183,10 @@ class Weather:
                     here = replace(here, delay_ms=here.delay_ms + spell.size)
                 case "drain":
                     here = replace(here, draining=True)
-                case "there" | "back":
-                    up = (spell.kind == "there") is not forth
-                    here = replace(here, up=here.up and up, down=here.down and not up, why="cut")
+                case "there" | "back" | "both":
+                    up = spell.kind == ("back" if forth else "there")
+                    down = spell.kind == ("there" if forth else "back")
+                    here = replace(here, up=here.up and up, down=here.down and down, why="cut")
                 case _:
                     here = replace(here, up=False, down=False, why=spell.kind)
         return here
