@@ -227,8 +227,8 @@ class Regions:
         if not self._up[new] or directory.holder(stream) not in (None, directory.key):
             self._at(self.now_ns + SECOND, partial(self._take, stream, new, cause, since_ns))
             return
-        if stream not in directory.own:
-            self._tell(new, directory.publish(stream))
+        if stream not in directory.own and (change := directory.publish(stream)):
+            self._tell(new, change)
             self.result.taken_s[cause].append((self.now_ns - since_ns) / SECOND)
 
     # ---- do they agree? ----------------------------------------------------------------------

@@ -562,6 +562,7 @@ class Edge:
     def _account(self, now_s: int, then_s: int) -> None:
         span_s = then_s - now_s
         alive = [session.digests_per_s for session in self.sessions.values() if session.dead_s is None]
+        self.diary.counts["seconds"] += span_s
         self.diary.counts["session seconds"] += span_s * len(alive)
         self.diary.counts["digests"] += span_s * sum(alive)
         held = self.sessions.get(self.held or "")

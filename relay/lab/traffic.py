@@ -26,6 +26,7 @@ from relay.wire.hop import (
 )
 from relay.wire.messages import (
     AskRegions,
+    Goodbye,
     ListVersion,
     Message,
     Publish,
@@ -46,8 +47,6 @@ REPORTS_PER_S = 4
 ARRIVALS = 1.5
 """Told of by a report: reports and digests of the other end since the last one."""
 MTU_CONFIRM_BYTES, MTU_CONFIRM_S = 1472 + 28 + 41 + 28, 30
-MTU_SEARCH_BYTES = MTU_CONFIRM_BYTES
-"""A path that carries the largest size needs one probe."""
 RECORD_BYTES = 160
 """A region's record with two addresses (docs/protocol.md, Trust)."""
 HELLO_BYTES = 60 + RECORD_BYTES
@@ -106,7 +105,14 @@ IDLE_BYTES_PER_S = (
     + HANDSHAKE_BYTES / (REKEY_INITIATOR / SECOND_NS)
 )
 """A session at rest, both ways together, without health."""
-OPENING_BYTES = HANDSHAKE_BYTES + 2 * MTU_SEARCH_BYTES + message_bytes(ListVersion(9, 9)) + ACK_BYTES
+OPENING_BYTES = (
+    HANDSHAKE_BYTES
+    + 2 * MTU_CONFIRM_BYTES  # a path that carries the largest size needs one probe
+    + message_bytes(ListVersion(9, 9))
+    + message_bytes(Goodbye())
+    + 2 * ACK_BYTES
+)
+"""A session begins and, later, ends."""
 
 _PUBLISH = Publish("camera-0001", 1, 0, 200, TRACKS, ("edge-0001", "region-1"))
 MOVE_BYTES = sum(
