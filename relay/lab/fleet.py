@@ -12,7 +12,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from math import log10
 from pathlib import Path
@@ -30,7 +30,7 @@ from relay.lab.traffic import (
     SUMMARY_BYTES,
     regions_bytes,
 )
-from relay.lab.weather import STEP_S, Weather
+from relay.lab.weather import STEP_S, Rates, Weather
 from relay.lab.world import World
 
 HOUR_S = 3600
@@ -53,6 +53,7 @@ class Size:
     regions: int = 20
     hours: float = 24.0
     seed: int = 1
+    rates: Rates = field(default_factory=Rates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class Outcome:
     @property
     def excess_ms(self) -> list[float]:
         """What the streams' regions cost more than the best ones, of all edges and times, sorted."""
-        return sorted(ms for diary in self.diaries for ms in diary.excess_ms[1:])
+        return sorted(ms for diary in self.diaries for ms in diary.excess_ms)
 
     def edge_bytes_per_s(self) -> list[float]:
         """Control traffic of each edge, both ways, sorted."""
@@ -120,20 +121,20 @@ def control_bytes(diary: Diary, regions: int) -> float:
 
 
 @cache
-def _weather(seed: int, regions: int, hours: float) -> Weather:
+def _weather(size: Size) -> Weather:
     """One a process."""
-    return Weather(World(seed, regions), hours)
+    return Weather(World(size.seed, size.regions), size.hours, size.rates)
 
 
 def _roam(size: Size, numbers: Sequence[int]) -> list[Diary]:
-    weather = _weather(size.seed, size.regions, size.hours)
+    weather = _weather(size)
     homes = weather.world.homes(size.edges)
     return [Edge(number, homes[number], weather).run() for number in numbers]
 
 
 def run(size: Size, jobs: int = 1) -> Outcome:
     """The edges in several processes, then their regions."""
-    weather = _weather(size.seed, size.regions, size.hours)
+    weather = _weather(size)
     homes = weather.world.homes(size.edges)
     numbers = sorted(range(size.edges), key=lambda number: (homes[number].name, number))
     chunks = [numbers[i : i + CHUNK] for i in range(0, size.edges, CHUNK)]

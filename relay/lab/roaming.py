@@ -403,12 +403,15 @@ class Edge:
                 self._open(now_s, name, flapping)
             else:
                 self._close(name)
-        if changed:
-            shown = self._past[-1][1] | {name: self._next_source(name) for name in changed}
-            self._past.append((now_s + 1, shown))
-        for session in self.sessions.values():
+        before = self._past[-1][1]
+        after = {name: self._next_source(name) for name in changed}
+        for name, session in self.sessions.items():
             if now_s >= session.settled_s and session.dead_s is None:
-                self._pool(session)
+                pool = self._pool(session)
+                if before[name] is not pool and not self._refusal(session):
+                    after[name] = pool
+        if after:
+            self._past.append((now_s + 1, before | after))
         self.diary.counts["looks at regions"] += 1
 
     def _open(self, now_s: int, name: str, flapping: bool) -> None:
@@ -528,7 +531,7 @@ class Edge:
         if self._stirred or self.held is None or self._refusal(self.sessions[self.held]):
             return now_s + 1
         flap = bisect_right(self._flap_s, now_s)
-        then_s = min([self._end_s, *self._flap_s[flap : flap + 1]])
+        then_s = min([self._end_s, now_s // STEP_S * STEP_S + STEP_S, *self._flap_s[flap : flap + 1]])
         settled: dict[str, Pool] = {}
         for name, session in self.sessions.items():
             if session.dead_s is not None or session.settled_s - session.opened_s > GIVE_UP_NS // SECOND:

@@ -6,7 +6,7 @@ trouble than a month. Begins and ends are whole seconds.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from math import cos, pi
@@ -84,10 +84,10 @@ def _shape(longitude: float, at_s: int) -> float:
 class Weather:
     """Of a world, for so many hours. Equal seeds give equal weather."""
 
-    def __init__(self, world: World, hours: float, rates: Rates | None = None) -> None:
+    def __init__(self, world: World, hours: float, rates: Rates) -> None:
         self.world = world
         self.end_s = round(hours * 3600)
-        self.rates = rates or Rates()
+        self.rates = rates
         chance = world.chance("partitions")
         isles = sorted({c.continent for c in world.regions})
         self.partitions = [
@@ -146,7 +146,7 @@ class Weather:
                 found.append(here)
         return tuple(found)
 
-    def _calm(self, home: City, region: City):  # type: ignore[no-untyped-def]
+    def _calm(self, home: City, region: City) -> Callable[[int], Conditions]:
         """The link by the time of day, with nothing wrong. One pair in five is congested in the evening."""
         chance = self.world.chance("calm", self.world.pair(home, region))
         delay_ms = self.world.delay_ms(home, region)
