@@ -26,15 +26,23 @@ Status = dict[str, Any]
 
 class Fleet:
     """`look` asks for a reading of the board, which comes back through `observe`; `hops` is None for a plain
-    forwarder; `is_region`: this node speaks for others."""
+    forwarder; `is_region`: this node speaks for others; `record_left` says how much is left of the life of
+    its record, in thousandths."""
 
     def __init__(
-        self, hops: Hops | None, streams: Streams, look: Callable[[], None], *, is_region: bool
+        self,
+        hops: Hops | None,
+        streams: Streams,
+        look: Callable[[], None],
+        *,
+        is_region: bool,
+        record_left: Callable[[int], int | None] = lambda now_ns: None,
     ) -> None:
         self._hops = hops
         self._streams = streams
         self._look = look
         self._is_region = is_region
+        self._record_left = record_left
         self._facts = Digest()
         self._facts_ns: int | None = None
         self._watch = Watch()
@@ -111,6 +119,7 @@ class Fleet:
             version=__version__,
             draining=self._streams.draining,
             streams=sum(stream.enters_here or stream.source is not None for stream in streams),
+            record_left_permille=self._record_left(now_ns),
         )
 
     def statuses(self, now_ns: int, name: str, region: str) -> list[Status]:

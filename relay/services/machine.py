@@ -4,6 +4,7 @@
 of the packet plane, then `poll`, which says when to poll next.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from relay.core import actions
 from relay.core.directory import Directory
 from relay.core.handshake import Identity
 from relay.core.noise import public_key
+from relay.core.record import RecordError
 from relay.errors import RelayError
 from relay.media.rtp import TrackSource, sources_of
 from relay.services import status
@@ -27,7 +29,16 @@ from relay.services.streams import Streams
 from relay.services.tracks import Ports
 from relay.services.uplinks import HOP_PORT, Uplinks
 from relay.wire.hop import CIPHER_CHACHA20_POLY1305
-from relay.wire.messages import AskRegions, Goodbye, KeyFrameRequest, Message, Regions, RevocationList, State
+from relay.wire.messages import (
+    AskRegions,
+    Goodbye,
+    KeyFrameRequest,
+    Message,
+    Records,
+    Regions,
+    RevocationList,
+    State,
+)
 from relay_ext import control
 
 UPLINKS_NS = 5_000_000_000
@@ -106,6 +117,7 @@ class Machine:
                     config.fleet,
                     identity,
                     self.hops,
+                    role=config.node.role,
                     store=store,
                     read=read,
                     wall_clock=wall_clock,
@@ -121,7 +133,13 @@ class Machine:
                     remove=self._remove_hop,
                 )
         self.feedback = Feedback(shards, self.streams, self.hops)
-        self.fleet = Fleet(self.hops, self.streams, look, is_region=self.directory is not None)
+        self.fleet = Fleet(
+            self.hops,
+            self.streams,
+            look,
+            is_region=self.directory is not None,
+            record_left=self.members.left_permille if self.members else lambda now_ns: None,
+        )
 
     def start(self, now_ns: int) -> None:
         """Do what the configuration says. Raises OSError and RelayError for what cannot be had."""
@@ -262,7 +280,7 @@ class Machine:
                 self.directions.on_message(now_ns, hop, message)
         elif isinstance(message, State):
             self.fleet.on_message(now_ns, hop, message)
-        elif not isinstance(message, RevocationList):
+        elif not isinstance(message, RevocationList | Records):
             self.streams.on_message(now_ns, hop, message)
         elif self.members is not None:
             self.members.on_message(now_ns, hop, message)
@@ -275,7 +293,25 @@ class Machine:
         if self.directions is not None:
             self.directions.on_state(hop, fresh)
 
+    def hand_records(self, now_ns: int, records: Sequence[bytes]) -> Counter[str]:
+        """Signed records, to be passed on: how many were taken (`taken`), and refused, by reason."""
+        found: Counter[str] = Counter()
+        for packed in records:
+            if self.members is None:
+                found["no fleet"] += 1
+                continue
+            try:
+                self.members.renewals.hand(now_ns, packed)
+                found["taken"] += 1
+            except RecordError as error:
+                found[error.reason] += 1
+        return found
+
     # ---- what it says of itself --------------------------------------------------------------
+
+    def notes(self, now_ns: int) -> list[str]:
+        """What should be seen to though media flows, one sentence each."""
+        return self.members.notes(now_ns) if self.members is not None else []
 
     def not_ready(self) -> list[str]:
         return status.not_ready(self.hops, self.streams)

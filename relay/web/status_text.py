@@ -15,7 +15,7 @@ def render(status: Status) -> str:
     state = "draining" if node["draining"] else "ready" if status["ready"] else "not ready"
     up = _duration(node["uptime_seconds"])
     head = [node["name"], node["region"], f"relay {node['version']}", f"up {up}", state]
-    lines = ["  ".join(head), *(f"  {reason}" for reason in status["reasons"])]
+    lines = ["  ".join(head), *(f"  {reason}" for reason in (*status["reasons"], *status["notes"]))]
     lines += _fleet(status["fleet"]) if status["fleet"] else []
     streams, hops = status["streams"], status["hops"]
     tables = [_streams(streams), _stream_paths(streams), _routes(streams), _regions(status["fleet"])]

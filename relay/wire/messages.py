@@ -66,6 +66,7 @@ class Kind(IntEnum):
     DIGEST = 6
     SUMMARY = 7
     REVOCATIONS = 8
+    RECORDS = 9
     LIST_VERSION = 10
     ANNOUNCE = 11
     ASK = 12
@@ -167,6 +168,14 @@ class RevocationList:
 
 
 @dataclass(frozen=True, slots=True)
+class Records:
+    """Records that were signed anew: of the receiver, or of any node if it is a region."""
+
+    records: tuple[bytes, ...]
+    """As the fleet's key has signed them (core/record.py)."""
+
+
+@dataclass(frozen=True, slots=True)
 class ListVersion:
     """The sender is a region, and this is the state of its list of streams (core/directory.py)."""
 
@@ -259,6 +268,7 @@ Message = (
     | PublishOk
     | PublishRefused
     | RevocationList
+    | Records
     | Unpublish
     | ListVersion
     | Announce
@@ -406,8 +416,8 @@ def _revocation_list(fields: Fields) -> RevocationList:
     return RevocationList(signed)
 
 
-def _regions(fields: Fields) -> Regions:
-    return Regions(tuple(_record(record) for record in items(fields, "records", RECORDS_MAX)))
+def _records(fields: Fields) -> tuple[bytes, ...]:
+    return tuple(_record(record) for record in items(fields, "records", RECORDS_MAX))
 
 
 def _record(value: object) -> bytes:
@@ -423,6 +433,7 @@ _KINDS: dict[type[Message], Kind] = {
     PublishRefused: Kind.PUBLISH_REFUSED,
     Unpublish: Kind.UNPUBLISH,
     RevocationList: Kind.REVOCATIONS,
+    Records: Kind.RECORDS,
     Digest: Kind.DIGEST,
     Summary: Kind.SUMMARY,
     ListVersion: Kind.LIST_VERSION,
@@ -443,6 +454,7 @@ _PARSERS: dict[Kind, Callable[[Fields], Message]] = {
     Kind.UNPUBLISH: _with_reason(Unpublish),
     Kind.KEY_FRAME_REQUEST: _key_frame_request,
     Kind.REVOCATIONS: _revocation_list,
+    Kind.RECORDS: lambda fields: Records(_records(fields)),
     Kind.DIGEST: unpack_digest,
     Kind.SUMMARY: unpack_summary,
     Kind.LIST_VERSION: _list_version,
@@ -453,6 +465,6 @@ _PARSERS: dict[Kind, Callable[[Fields], Message]] = {
     Kind.UNSUBSCRIBE: lambda fields: Unsubscribe(_stream(fields)),
     Kind.UNAVAILABLE: _unavailable,
     Kind.ASK_REGIONS: lambda fields: AskRegions(),
-    Kind.REGIONS: _regions,
+    Kind.REGIONS: lambda fields: Regions(_records(fields)),
     Kind.GOODBYE: lambda fields: Goodbye(),
 }

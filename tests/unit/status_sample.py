@@ -217,10 +217,19 @@ _STATUS: dict[str, Any] = {
             "expires": "2027-01-30T00:00:00Z",
             "expires_in_seconds": 5_443_200,
             "revoked": False,
+            "role": "edge",
         },
         "proven_time": "2026-11-28T00:00:00Z",
         "revocations": {"issued": "2026-11-27T00:00:00Z", "keys": 1},
-        "members": [{"name": "edge-sgp-9", "region": "ap-southeast", "expires": "2027-01-30T00:00:00Z"}],
+        "members": [
+            {
+                "name": "edge-sgp-9",
+                "region": "ap-southeast",
+                "role": "edge",
+                "expires": "2027-01-30T00:00:00Z",
+            }
+        ],
+        "renewals": {"kept": 2, "untold": 1},
         "max_peers": 256,
         "regions": [
             {
@@ -238,6 +247,7 @@ _STATUS: dict[str, Any] = {
     "board": {"backlog_drops": 5, "udp_drops": 6, "unreadable": 0},
     "ready": True,
     "reasons": [],
+    "notes": [],
 }
 
 

@@ -38,6 +38,7 @@ from relay.wire.messages import (
     Publish,
     PublishOk,
     PublishRefused,
+    Records,
     Regions,
     RevocationList,
     Subscribe,
@@ -70,6 +71,7 @@ MESSAGES = [
     RevocationList(b"\xff" * 842),
     AskRegions(),
     Regions((b"\xff" * 200,) * 4),
+    Records((b"\xff" * 200,) * 4),
     Goodbye(),
 ]
 

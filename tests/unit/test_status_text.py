@@ -64,6 +64,13 @@ def test_a_node_that_has_nothing_yet() -> None:
     )
 
 
+def test_what_should_be_seen_to_is_said_first() -> None:
+    status = sample()
+    status |= {"reasons": ["no peer is connected"], "notes": ["the record of this node ends"]}
+    lines = render(status).splitlines()
+    assert lines[1:3] == ["  no peer is connected", "  the record of this node ends"]
+
+
 @pytest.mark.parametrize(
     ("record", "said"),
     [
