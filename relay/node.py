@@ -290,6 +290,7 @@ class Node:
             "streams": self.streams(),
             "hops": self.hops(),
             "peers": self.peers(),
+            "directory": self.machine.directory_status(),
             "fleet": self.machine.fleet_status(time.monotonic_ns()),
             "engine": {
                 **self.service.counters(),

@@ -13,7 +13,7 @@ from relay.core.health import LIFE_NS, Watch, alarms, penalties, summary_of
 from relay.services.hops import Hop, Hops
 from relay.services.streams import Streams
 from relay.wire.health import Digest, Summary, as_dict
-from relay.wire.messages import State, encode
+from relay.wire.messages import Health, encode
 
 TICK_NS = 1_000_000_000
 ANSWER_NS = 100_000_000
@@ -63,7 +63,7 @@ class Fleet:
             hop.health.forget()
             hop.pace.change(now_ns)
 
-    def on_message(self, now_ns: int, hop: Hop, state: State) -> None:
+    def on_message(self, now_ns: int, hop: Hop, state: Health) -> None:
         hop.health.take(now_ns, state)
 
     def poll(self, now_ns: int) -> int:
@@ -123,13 +123,21 @@ class Fleet:
         )
 
     def statuses(self, now_ns: int, name: str, region: str) -> list[Status]:
-        """This node, then its peers."""
+        """This node, then its peers, regions first."""
         own_age_ns = None if self._facts_ns is None else now_ns - self._facts_ns
-        own = {"name": name, "region": region, "self": True, "connected": True}
+        own = {
+            "name": name,
+            "region": region,
+            "role": _role(self._is_region),
+            "self": True,
+            "connected": True,
+        }
         shown = [own | _health(self.own(now_ns), own_age_ns) | _summary(self._summarise(now_ns), None)]
-        for hop in self._hops.hops.values() if self._hops else ():
+        hops = self._hops.hops.values() if self._hops else ()
+        for hop in sorted(hops, key=lambda hop: not hop.is_region):
             heard = hop.health
-            peer = {"name": hop.name, "region": hop.region, "self": False, "connected": hop.connected}
+            peer = {"name": hop.name, "region": hop.region, "role": _role(hop.is_region), "self": False}
+            peer["connected"] = hop.connected
             digest = heard.digest if heard.fresh(now_ns) else None
             shown.append(
                 peer
@@ -137,6 +145,10 @@ class Fleet:
                 | _summary(heard.summary, now_ns - heard.summary_ns)
             )
         return shown
+
+
+def _role(is_region: bool) -> str:
+    return "region" if is_region else "edge"
 
 
 def _health(digest: Digest | None, age_ns: int | None) -> Status:

@@ -23,6 +23,7 @@ from relay.services.feedback import Feedback
 from relay.services.fleet import Fleet
 from relay.services.hops import Hop, Hops
 from relay.services.members import Members, Store
+from relay.services.paths import Paths
 from relay.services.regions import Directions
 from relay.services.shards import Shards
 from relay.services.streams import Streams
@@ -32,13 +33,14 @@ from relay.wire.hop import CIPHER_CHACHA20_POLY1305
 from relay.wire.messages import (
     AskRegions,
     Goodbye,
+    Health,
     KeyFrameRequest,
     Message,
     Records,
     Regions,
     RevocationList,
-    State,
 )
+from relay.wire.paths import HopsBefore, HopsBehind
 from relay_ext import control
 
 UPLINKS_NS = 5_000_000_000
@@ -132,6 +134,13 @@ class Machine:
                     random_bytes=random_bytes,
                     remove=self._remove_hop,
                 )
+        self.paths = Paths(
+            shards,
+            self.hops,
+            self.streams.streams,
+            name=config.node.name,
+            leaves=self.streams.leaves,
+        )
         self.feedback = Feedback(shards, self.streams, self.hops)
         self.fleet = Fleet(
             self.hops,
@@ -253,7 +262,7 @@ class Machine:
     def poll(self, now_ns: int) -> int:
         """Do what is due; returns the next deadline in ns."""
         self._look_at_uplinks(now_ns)
-        deadlines = [self.streams.poll(now_ns), self.feedback.poll(now_ns)]
+        deadlines = [self.streams.poll(now_ns), self.feedback.poll(now_ns), self.paths.poll(now_ns)]
         if self.members is not None:
             deadlines.append(self.members.poll(now_ns))
         if self.directions is not None:
@@ -278,7 +287,9 @@ class Machine:
         elif isinstance(message, AskRegions | Regions | Goodbye):
             if self.directions is not None:
                 self.directions.on_message(now_ns, hop, message)
-        elif isinstance(message, State):
+        elif isinstance(message, HopsBefore | HopsBehind):
+            self.paths.on_message(now_ns, hop, message)
+        elif isinstance(message, Health):
             self.fleet.on_message(now_ns, hop, message)
         elif not isinstance(message, RevocationList | Records):
             self.streams.on_message(now_ns, hop, message)
@@ -318,7 +329,7 @@ class Machine:
 
     def stream_statuses(self) -> list[dict[str, Any]]:
         streams = self.streams.streams.values()
-        return [status.stream_status(self.shards, stream, self.streams.name) for stream in streams]
+        return [status.stream_status(self.shards, stream, self.paths) for stream in streams]
 
     def hop_statuses(self) -> list[dict[str, Any]]:
         hops = self.hops
@@ -328,6 +339,15 @@ class Machine:
         if self.members is None or self.directions is None:
             return None
         return {**self.members.status(now_ns), "regions": self.directions.status(now_ns)}
+
+    def directory_status(self) -> list[dict[str, Any]]:
+        """The streams of the fleet and the regions that have them, as this node knows if it is a region."""
+        if self.directory is None or self.hops is None:
+            return []
+        names = {hop.key: hop.name for hop in self.hops.hops.values()}
+        names[self.directory.key] = self.streams.name
+        view = self.directory.view()
+        return [{"stream": stream, "region": names.get(holder)} for stream, holder in view.items()]
 
     def refused_handshakes(self) -> dict[str, int]:
         """Handshake datagrams that reached no session, by reason."""

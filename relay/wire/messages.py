@@ -12,7 +12,10 @@ from typing import TypeVar
 
 import msgpack
 
+from relay.wire import health, paths
 from relay.wire.fields import (
+    NODE_NAME_CHARS_MAX,
+    STREAM_NAME_CHARS_MAX,
     U8,
     U16,
     U32,
@@ -24,12 +27,11 @@ from relay.wire.fields import (
     text,
     unpack_map,
 )
-from relay.wire.health import Digest, Summary, pack, unpack_digest, unpack_summary
+from relay.wire.health import Digest, Summary, unpack_digest, unpack_summary
+from relay.wire.paths import HopsBefore, HopsBehind, unpack_before, unpack_behind
 
 MESSAGE_BYTES_MAX = 1024
 """Bytes of one packed message: with the frame's header and the seal it fits the smallest datagram."""
-STREAM_NAME_CHARS_MAX = 64
-NODE_NAME_CHARS_MAX = 64
 CODEC_CHARS_MAX = 64
 FMTP_CHARS_MAX = 1024
 REASON_CHARS_MAX = 200
@@ -77,6 +79,8 @@ class Kind(IntEnum):
     ASK_REGIONS = 17
     REGIONS = 18
     GOODBYE = 19
+    HOPS_BEFORE = 20
+    HOPS_BEHIND = 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +264,8 @@ class Goodbye:
     """The sender gives up the session and will call again when it wants one; it is not to be called."""
 
 
-State = Digest | Summary
+Health = Digest | Summary
+State = Health | HopsBefore | HopsBehind
 """Messages of which only the last counts: they travel in frames of their own, not in the reliable channel."""
 Message = (
     KeyFrameRequest
@@ -307,8 +312,10 @@ OMITTED = {"path": (), "behind_ms": 0, "rtt_ms": 0, "latency_ms": 0, "beyond": (
 
 
 def _to_fields(message: Message | Track | CatalogueEntry) -> dict[str, object]:
-    if isinstance(message, State):
-        return pack(message)
+    if isinstance(message, Health):
+        return health.pack(message)
+    if isinstance(message, HopsBefore | HopsBehind):
+        return paths.pack(message)
     fields: dict[str, object] = {name: getattr(message, name) for name in message.__slots__}
     if isinstance(message, Publish):
         fields["tracks"] = [_to_fields(track) for track in message.tracks]
@@ -446,6 +453,8 @@ _KINDS: dict[type[Message], Kind] = {
     AskRegions: Kind.ASK_REGIONS,
     Regions: Kind.REGIONS,
     Goodbye: Kind.GOODBYE,
+    HopsBefore: Kind.HOPS_BEFORE,
+    HopsBehind: Kind.HOPS_BEHIND,
 }
 _PARSERS: dict[Kind, Callable[[Fields], Message]] = {
     Kind.PUBLISH: _publish,
@@ -467,4 +476,6 @@ _PARSERS: dict[Kind, Callable[[Fields], Message]] = {
     Kind.ASK_REGIONS: lambda fields: AskRegions(),
     Kind.REGIONS: lambda fields: Regions(_records(fields)),
     Kind.GOODBYE: lambda fields: Goodbye(),
+    Kind.HOPS_BEFORE: unpack_before,
+    Kind.HOPS_BEHIND: unpack_behind,
 }
