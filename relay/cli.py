@@ -6,7 +6,6 @@ when they run, so that the other commands stay quick.
 """
 
 import argparse
-import http.client
 import importlib
 import json
 import math
@@ -14,15 +13,13 @@ import os
 import secrets
 import sys
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from relay import __version__, fleet
+from relay.client import NoAnswerError, add_url, call
 from relay.config import notes
 from relay.config.files import check_files, load, read_private_key
 from relay.core.keys import private_key_file, public_key_text
@@ -30,9 +27,6 @@ from relay.errors import ConfigError, RelayError, UsageError
 from relay.files import create_file
 from relay.web.status_text import render
 
-DEFAULT_URL = "http://127.0.0.1:7480"
-HTTP_TIMEOUT_SECONDS = 5.0
-MAX_ANSWER_BYTES = 16 << 20
 DRAIN_POLL_SECONDS = 0.5
 DRAIN_GRACE_SECONDS = 5.0  # from the node's own timeout until its process must be gone
 
@@ -103,19 +97,15 @@ def _parser() -> argparse.ArgumentParser:
     fleet.add_commands(partial(command, into=into.add_subparsers(metavar="COMMAND", required=True)))
     sub = command("status", _status, "show what a running node does")
     sub.add_argument("--json", action="store_true", help="as JSON")
-    _add_url(sub)
+    add_url(sub)
     sub = command("drain", _drain, "have a running node refuse new work, and wait until it has exited")
     text = "the node exits after this time even if it is not empty; default: no limit"
     sub.add_argument("--timeout", type=_number(float, 0, 86400), metavar="SECONDS", help=text)
-    _add_url(sub)
+    add_url(sub)
     sub = command("bench", _bench, "what this board carries: forwarding, repair, sealing; half a minute")
     sub.add_argument("--json", action="store_true", help="as JSON")
     _add_demo_options(command("demo", _demo, "live media through an edge, a lossy link and a region, here"))
     return parser
-
-
-def _add_url(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", default=DEFAULT_URL, type=_http_url, help="its [ops] address (%(default)s)")
 
 
 def _add_demo_options(parser: argparse.ArgumentParser) -> None:
@@ -144,17 +134,6 @@ def _number(kind: type[int] | type[float], low: float, high: float) -> Callable[
         return value
 
     return convert
-
-
-def _http_url(text: str) -> str:
-    try:
-        url = urllib.parse.urlsplit(text)
-        usable = url.scheme in ("http", "https") and url.hostname is not None and url.port != 0
-    except ValueError:
-        usable = False
-    if not usable or not text.isprintable() or " " in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a URL such as {DEFAULT_URL}")
-    return text.rstrip("/")
 
 
 # ---- commands on a configuration ----------------------------------------------------------------
@@ -203,40 +182,8 @@ def _pubkey(args: argparse.Namespace) -> int:
 # ---- commands to a running node -----------------------------------------------------------------
 
 
-class _NoAnswerError(RelayError):
-    """Nothing speaks HTTP at the address."""
-
-
-def _call(url: str, path: str, body: bytes | None = None) -> Any:
-    """The JSON that a node answers with. Raises RelayError with a sentence for everything else."""
-    request = urllib.request.Request(url + path, data=body, headers={"Content-Type": "application/json"})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a node is never behind a proxy
-    try:
-        with opener.open(request, timeout=HTTP_TIMEOUT_SECONDS) as response:
-            content = response.read(MAX_ANSWER_BYTES + 1)
-        if len(content) > MAX_ANSWER_BYTES:
-            raise ValueError
-        return json.loads(content)
-    except urllib.error.HTTPError as error:
-        with error:
-            raise RelayError(f"{url}{path} refused: {_sentence(error)}") from error
-    except OSError as error:  # URLError, timeouts and resets among them
-        reason = getattr(error, "reason", error)
-        text = f"no node answers at {url} ({reason}): is it running, and is that its [ops] listen address?"
-        raise _NoAnswerError(text) from error
-    except (ValueError, RecursionError, http.client.HTTPException) as error:
-        raise RelayError(f"what answers at {url} is no relay node") from error
-
-
-def _sentence(error: urllib.error.HTTPError) -> str:
-    try:
-        return str(json.loads(error.read(4096))["error"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return f"HTTP {error.code} {error.reason}"
-
-
 def _status(args: argparse.Namespace) -> int:
-    status = _call(args.url, "/v1/status")
+    status = call(args.url, "/v1/status")
     if args.json:
         print(json.dumps(status, indent=2))
         return 0
@@ -249,12 +196,12 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _drain(args: argparse.Namespace) -> int:
-    _call(args.url, "/v1/drain", json.dumps({"timeout_seconds": args.timeout}).encode())
+    call(args.url, "/v1/drain", {"timeout_seconds": args.timeout})
     give_up = math.inf if args.timeout is None else time.monotonic() + args.timeout + DRAIN_GRACE_SECONDS
     while time.monotonic() < give_up:
         try:
-            _call(args.url, "/v1/status")
-        except _NoAnswerError:
+            call(args.url, "/v1/status")
+        except NoAnswerError:
             return 0
         time.sleep(DRAIN_POLL_SECONDS)
     raise RelayError(f"the node at {args.url} still runs {DRAIN_GRACE_SECONDS:.0f} s after its timeout")

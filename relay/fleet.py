@@ -2,13 +2,16 @@
 node, and need that machine's clock to be right."""
 
 import argparse
+import base64
 import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from relay.client import add_url, call
 from relay.config import is_ip, parse_address
 from relay.core import record
 from relay.core.actions import Address
@@ -21,6 +24,10 @@ from relay_ext.crypto import ed25519_public_key
 DAY_S = 86400
 DAYS = 90
 """For which a record is valid unless told otherwise: a stolen key that nobody has missed ends then."""
+DUE = 3
+"""A record is renewed when less than one in so many parts of its life is left."""
+HANDED = 12
+"""Records given to a node at once: what its API takes (`relay.web.ops.RECORDS_MAX`)."""
 AUTHORITY = "fleet-authority:"
 """Before the key in its file, so that it is not taken for a node's key, nor a node's for it."""
 
@@ -34,6 +41,7 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     _add_authority(sub)
     sub.add_argument("--name", metavar="N", help="[node] name")
     sub.add_argument("--region", metavar="R", help="[node] region")
+    sub.add_argument("--role", choices=record.ROLES, help="[node] role (edge)")
     sub.add_argument("--key", type=_key, metavar="BASE64", help="what `relay pubkey` prints on the node")
     text = "IP:PORT where it can be called; may be repeated"
     sub.add_argument("--address", type=_address, action="append", metavar="A", help=text)
@@ -42,6 +50,12 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     sub.add_argument("--renew", action="store_true", help="take from FILE what is not given, and replace it")
     sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="the record")
+    text = "sign anew what is due of the fleet's records, and give all to a node, which sees to the rest"
+    sub = command("renew", _renew, text)
+    _add_authority(sub)
+    sub.add_argument("--revoked", type=Path, required=True, metavar="FILE", help="the list of revoked keys")
+    add_url(sub)
+    sub.add_argument("records", type=Path, nargs="+", metavar="FILE", help="a record")
     sub = command("show", _show, "show a record, or a list of revoked keys")
     sub.add_argument("file", type=Path, metavar="FILE")
     text = "the fleet's public key, to check the signature with"
@@ -171,22 +185,17 @@ def _sign(args: argparse.Namespace) -> int:
     authority = _authority(args.authority)
     now_s = int(time.time())
     before = _before(authority, args.out) if args.renew else None
-    if before is not None and before.issued_s > now_s:
-        raise RelayError(
-            f"{args.out} was signed on {_date(before.issued_s)}, which is in the future: set the clock"
-        )
-    given = {"name": args.name, "region": args.region, "public_key": args.key}
-    missing = [f"--{name.removeprefix('public_')}" for name, value in given.items() if value is None]
+    if before is not None:
+        _check_clock(args.out, before.issued_s, now_s)
+    fields = {"name": args.name, "region": args.region, "public_key": args.key}
+    missing = [f"--{name.removeprefix('public_')}" for name, value in fields.items() if value is None]
     if before is None and missing:
         raise UsageError(f"a new record needs {', '.join(missing)}")
-    addresses = before.addresses if before and args.address is None else tuple(args.address or ())
+    fields |= {"role": args.role, "addresses": args.address and tuple(args.address)}
+    given = {name: value for name, value in fields.items() if value is not None}
+    given |= {"issued_s": now_s, "expires_s": now_s + int(args.days * DAY_S)}
     try:
-        of = Record(
-            **{name: getattr(before, name) if value is None else value for name, value in given.items()},
-            issued_s=now_s,
-            expires_s=now_s + int(args.days * DAY_S),
-            addresses=addresses,
-        )
+        of = replace(before, **given) if before else Record(**given)
         packed = record.sign(authority, of)
     except ValueError as error:
         raise UsageError(str(error)) from error
@@ -202,16 +211,59 @@ def _before(authority: bytes, path: Path) -> Record:
     return statement
 
 
+def _renew(args: argparse.Namespace) -> int:
+    """For a timer: what is wrong with one file keeps none of the others back."""
+    authority = _authority(args.authority)
+    revoked = record.decode(_own(authority, args.revoked))
+    if isinstance(revoked, Record):
+        raise UsageError(f"{args.revoked} is the record of {revoked.name}: give the file of the list")
+    good, wrong = [], 0
+    for path in args.records:
+        try:
+            good.append(_renewed(authority, path, revoked, int(time.time())))
+        except RelayError as error:
+            print(f"relay: {error}", file=sys.stderr)
+            wrong += 1
+    for i in range(0, len(good), HANDED):
+        records = [base64.b64encode(packed).decode("ascii") for packed in good[i : i + HANDED]]
+        refused = {why: n for why, n in call(args.url, "/v1/records", {"records": records}).items() if n}
+        wrong += len(records) - refused.pop("taken", 0)
+        for why, n in refused.items():
+            print(f"relay: the node at {args.url} refuses {n}: {why}", file=sys.stderr)
+    print(f"{len(good)} records given to {args.url}")
+    return 1 if wrong else 0
+
+
+def _renewed(authority: bytes, path: Path, revoked: Revocations, now_s: int) -> bytes:
+    """The record in a file, which is signed anew if it is due. Raises RelayError."""
+    before = _before(authority, path)
+    if revoked.voids(before):
+        raise RelayError(f"{path}: {before.name} is revoked, and not renewed: remove the file")
+    _check_clock(path, before.issued_s, now_s)
+    if before.expires_s <= now_s:  # or this machine's clock is wrong, which must not be signed
+        raise RelayError(f"{path} has expired: if {before.name} is to go on, `relay fleet sign --renew` it")
+    life_s = before.expires_s - before.issued_s
+    if (before.expires_s - now_s) * DUE >= life_s:
+        return _statement(path)
+    packed = record.sign(authority, replace(before, issued_s=now_s, expires_s=now_s + life_s))
+    _write(path, record.to_text(packed), mode=0o644, over=True)
+    print(f"{path}: {before.name}, valid until {_date(now_s + life_s)}")
+    return packed
+
+
+def _check_clock(path: Path, issued_s: int, now_s: int) -> None:
+    if issued_s > now_s:
+        raise RelayError(f"{path} was signed on {_date(issued_s)}, which is in the future: set the clock")
+
+
 def _revoke(args: argparse.Namespace) -> int:
     authority = _authority(args.authority)
     now_s = int(time.time())
     before = record.decode(_own(authority, args.out)) if args.out.exists() else None
     if isinstance(before, Record):
         raise UsageError(f"{args.out} is the record of {before.name}: give the file of the list")
-    if before is not None and before.issued_s > now_s + DAY_S:
-        raise RelayError(
-            f"{args.out} was signed on {_date(before.issued_s)}, which is in the future: set the clock"
-        )
+    if before is not None:
+        _check_clock(args.out, before.issued_s, now_s + DAY_S)
     try:
         after = record.revise(before, now_s, args.keys, args.void_before)
         packed = record.sign(authority, after)
@@ -246,6 +298,7 @@ def _rows_of_record(of: Record) -> Sequence[tuple[str, str]]:
     return (
         ("name", of.name),
         ("region", of.region),
+        ("role", of.role),
         ("key", format_key(of.public_key)),
         ("addresses", " ".join(addresses) or "none"),
         ("signed", _date(of.issued_s)),

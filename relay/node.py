@@ -7,7 +7,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -267,6 +268,14 @@ class Node:
     def ready(self) -> list[str]:
         return self.machine.not_ready()
 
+    def notes(self) -> list[str]:
+        return self.machine.notes(time.monotonic_ns())
+
+    def hand_records(self, records: Sequence[bytes]) -> Counter[str]:
+        found = self.machine.hand_records(time.monotonic_ns(), records)
+        self._poll()
+        return found
+
     def status(self) -> dict[str, Any]:
         reasons = self.ready()
         node = self.config.node
@@ -281,6 +290,7 @@ class Node:
             "streams": self.streams(),
             "hops": self.hops(),
             "peers": self.peers(),
+            "directory": self.machine.directory_status(),
             "fleet": self.machine.fleet_status(time.monotonic_ns()),
             "engine": {
                 **self.service.counters(),
@@ -290,6 +300,7 @@ class Node:
             "board": {**self.observer.board.totals, "unreadable": self.observer.board.unreadable.total()},
             "ready": not reasons,
             "reasons": reasons,
+            "notes": self.notes(),
         }
 
     def streams(self) -> list[dict[str, Any]]:

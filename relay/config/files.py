@@ -89,7 +89,8 @@ def _check_fleet(config: Config, fleet: FleetConfig) -> Iterator[Problem]:
 
 def _check_record(config: Config, where: str, own: record.Record) -> Iterator[Problem]:
     node = config.node
-    for found, expected in (own.name, node.name), (own.region, node.region):
+    role = f"role {own.role}", f"role {node.role}"
+    for found, expected in (own.name, node.name), (own.region, node.region), role:
         if found != expected:
             yield Problem(where, f"a record of {found}", f"one of {expected}")
     try:

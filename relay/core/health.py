@@ -78,9 +78,10 @@ RULES = (
     Rule("disk errors", "disk_errors", 1, 0, 1, 0.0),
     Rule("disk read-only", "disk_read_only", 1, 0, 1, 0.0),
     Rule("disk full", "disk_free_permille", 50, 100, 0, 0.0),
+    Rule("record ends", "record_left_permille", 250, 300, 0, 0.0),
 )
 """The costs are judgements, not measurements: below `BETTER_MS` a fault settles a tie, at 20 ms it outweighs
-a detour of that length. What does not touch media (disk, clock) costs nothing. Load costs in routing."""
+a detour of that length. What does not touch media (disk, record) costs nothing. Load costs in routing."""
 
 
 @dataclass(frozen=True, slots=True)

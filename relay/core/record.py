@@ -32,9 +32,12 @@ TIME_MAX_S = 0xFFFFFFFF
 LABEL = b"edge-relay statement\0"
 """Before every signed statement, so that a signature of the fleet's key means nothing anywhere else."""
 RECORD, REVOCATIONS = 1, 2
+"""A statement's type is its format, too: another layout gets another number."""
+ROLES = ("edge", "region")
+"""As `[node] role`; a record has the index."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_RECORD = struct.Struct(f">BII{KEY_BYTES}s")
+_RECORD = struct.Struct(f">BII{KEY_BYTES}sB")
 _REVOCATIONS = struct.Struct(">BIIB")
 _REVOKED = struct.Struct(">8sI")
 _IP_BYTES = {4: 4, 6: 16}
@@ -63,6 +66,8 @@ class Record:
     """From then on it is void."""
     addresses: tuple[Address, ...] = ()
     """Where the node can be called, IP addresses only; none for one that only calls."""
+    role: str = "edge"
+    """One of ROLES; who says that it is a region is believed only if its record says so."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or not _NAME.fullmatch(self.region):
@@ -73,6 +78,8 @@ class Record:
             raise ValueError(f"a record is valid for at most {LIFE_MAX_S // 86400} days")
         if len(self.addresses) > ADDRESSES_MAX:
             raise ValueError(f"a record has at most {ADDRESSES_MAX} addresses")
+        if self.role not in ROLES:
+            raise ValueError(f"a role is one of {', '.join(ROLES)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +214,8 @@ def from_text(text: str) -> bytes:
 
 
 def _encode_record(record: Record) -> bytes:
-    parts = [_RECORD.pack(RECORD, record.issued_s, record.expires_s, record.public_key)]
+    role = ROLES.index(record.role)
+    parts = [_RECORD.pack(RECORD, record.issued_s, record.expires_s, record.public_key, role)]
     parts += [bytes([len(text)]) + text.encode("ascii") for text in (record.name, record.region)]
     parts.append(bytes([len(record.addresses)]))
     for host, port in record.addresses:
@@ -222,12 +230,14 @@ def _encode_record(record: Record) -> bytes:
 
 
 def _decode_record(body: bytes) -> Record:
-    _, issued_s, expires_s, public_key = _RECORD.unpack_from(body)
+    _, issued_s, expires_s, public_key, role = _RECORD.unpack_from(body)
+    if role >= len(ROLES):
+        raise ValueError
     reader = _Reader(body, _RECORD.size)
     name, region = (reader.take(reader.byte()).decode("ascii") for _ in range(2))
     addresses = tuple(_decode_address(reader) for _ in range(reader.byte()))
     reader.end()
-    return Record(name, region, public_key, issued_s, expires_s, addresses)
+    return Record(name, region, public_key, issued_s, expires_s, addresses, ROLES[role])
 
 
 def _decode_address(reader: "_Reader") -> Address:

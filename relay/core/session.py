@@ -24,7 +24,6 @@ from relay.core.path import Path, Shared, Way
 from relay.seq import add, distance
 from relay.wire import hop
 from relay.wire.fields import WireError
-from relay.wire.health import HEALTH_BYTES_MAX
 from relay.wire.hop import (
     Acknowledgement,
     Frame,
@@ -353,8 +352,6 @@ class Session:
                 path.answered_probe(now_ns, frame)
 
     def _state(self, number: int, packed: bytes) -> None:
-        if len(packed) > HEALTH_BYTES_MAX:
-            raise WireError(f"a state of {len(packed)} bytes, {HEALTH_BYTES_MAX} allowed")
         try:
             state = decode(packed)
         except UnknownMessage:

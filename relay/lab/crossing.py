@@ -13,12 +13,12 @@ from itertools import takewhile
 from typing import Any, Protocol
 
 from relay.config import Config, parse
+from relay.core.figures import percentile
 from relay.core.noise import public_key
 from relay.lab.link import GilbertElliott, LinkConfig, outages
 from relay.lab.network import Network, Received, Sent
 from relay.lab.virtual import Sink, Source, VirtualNode
 from relay.services.machine import Machine
-from relay.services.status import percentile
 from relay.wire.hop import DatagramType
 
 EDGE, REGION, ENCODER, PLAYER = "10.0.0.1", "10.0.0.2", "10.0.0.8", "10.0.0.9"

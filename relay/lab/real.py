@@ -22,6 +22,7 @@ from functools import partial
 from math import ceil
 from pathlib import Path
 
+from relay.core.figures import percentile
 from relay.core.keys import private_key_file
 from relay.lab.crossing import (
     AUDIO,
@@ -44,7 +45,6 @@ from relay.lab.proxy import Direction, Proxy
 from relay.lab.receiver import free_port
 from relay.log import configure
 from relay.node import run_on_loop
-from relay.services.status import percentile
 from relay.wire.hop import DatagramType
 
 SLACK = 3.0

@@ -13,7 +13,7 @@ from relay.core.health import LIFE_NS, Watch, alarms, penalties, summary_of
 from relay.services.hops import Hop, Hops
 from relay.services.streams import Streams
 from relay.wire.health import Digest, Summary, as_dict
-from relay.wire.messages import State, encode
+from relay.wire.messages import Health, encode
 
 TICK_NS = 1_000_000_000
 ANSWER_NS = 100_000_000
@@ -26,15 +26,23 @@ Status = dict[str, Any]
 
 class Fleet:
     """`look` asks for a reading of the board, which comes back through `observe`; `hops` is None for a plain
-    forwarder; `is_region`: this node speaks for others."""
+    forwarder; `is_region`: this node speaks for others; `record_left` says how much is left of the life of
+    its record, in thousandths."""
 
     def __init__(
-        self, hops: Hops | None, streams: Streams, look: Callable[[], None], *, is_region: bool
+        self,
+        hops: Hops | None,
+        streams: Streams,
+        look: Callable[[], None],
+        *,
+        is_region: bool,
+        record_left: Callable[[int], int | None] = lambda now_ns: None,
     ) -> None:
         self._hops = hops
         self._streams = streams
         self._look = look
         self._is_region = is_region
+        self._record_left = record_left
         self._facts = Digest()
         self._facts_ns: int | None = None
         self._watch = Watch()
@@ -55,7 +63,7 @@ class Fleet:
             hop.health.forget()
             hop.pace.change(now_ns)
 
-    def on_message(self, now_ns: int, hop: Hop, state: State) -> None:
+    def on_message(self, now_ns: int, hop: Hop, state: Health) -> None:
         hop.health.take(now_ns, state)
 
     def poll(self, now_ns: int) -> int:
@@ -111,16 +119,25 @@ class Fleet:
             version=__version__,
             draining=self._streams.draining,
             streams=sum(stream.enters_here or stream.source is not None for stream in streams),
+            record_left_permille=self._record_left(now_ns),
         )
 
     def statuses(self, now_ns: int, name: str, region: str) -> list[Status]:
-        """This node, then its peers."""
+        """This node, then its peers, regions first."""
         own_age_ns = None if self._facts_ns is None else now_ns - self._facts_ns
-        own = {"name": name, "region": region, "self": True, "connected": True}
+        own = {
+            "name": name,
+            "region": region,
+            "role": _role(self._is_region),
+            "self": True,
+            "connected": True,
+        }
         shown = [own | _health(self.own(now_ns), own_age_ns) | _summary(self._summarise(now_ns), None)]
-        for hop in self._hops.hops.values() if self._hops else ():
+        hops = self._hops.hops.values() if self._hops else ()
+        for hop in sorted(hops, key=lambda hop: not hop.is_region):
             heard = hop.health
-            peer = {"name": hop.name, "region": hop.region, "self": False, "connected": hop.connected}
+            peer = {"name": hop.name, "region": hop.region, "role": _role(hop.is_region), "self": False}
+            peer["connected"] = hop.connected
             digest = heard.digest if heard.fresh(now_ns) else None
             shown.append(
                 peer
@@ -128,6 +145,10 @@ class Fleet:
                 | _summary(heard.summary, now_ns - heard.summary_ns)
             )
         return shown
+
+
+def _role(is_region: bool) -> str:
+    return "region" if is_region else "edge"
 
 
 def _health(digest: Digest | None, age_ns: int | None) -> Status:

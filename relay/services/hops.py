@@ -79,7 +79,9 @@ class Hop:
     """What it was last told of its paths: their order for source packets and for repair."""
     drops: Counter[str] = field(default_factory=Counter)
     is_region: bool = False
-    """The peer's present process has said so (messages.ListVersion)."""
+    """The peer's present process has said so (messages.ListVersion), and is believed."""
+    may_be_region: bool = True
+    """It would be believed: our configuration names it, or its record says so."""
     health: Heard = field(default_factory=Heard)
     pace: Pace = field(default_factory=Pace)
     """When the peer is next told of our health."""

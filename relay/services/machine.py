@@ -4,6 +4,7 @@
 of the packet plane, then `poll`, which says when to poll next.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from relay.core import actions
 from relay.core.directory import Directory
 from relay.core.handshake import Identity
 from relay.core.noise import public_key
+from relay.core.record import RecordError
 from relay.errors import RelayError
 from relay.media.rtp import TrackSource, sources_of
 from relay.services import status
@@ -21,13 +23,24 @@ from relay.services.feedback import Feedback
 from relay.services.fleet import Fleet
 from relay.services.hops import Hop, Hops
 from relay.services.members import Members, Store
+from relay.services.paths import Paths
 from relay.services.regions import Directions
 from relay.services.shards import Shards
 from relay.services.streams import Streams
 from relay.services.tracks import Ports
 from relay.services.uplinks import HOP_PORT, Uplinks
 from relay.wire.hop import CIPHER_CHACHA20_POLY1305
-from relay.wire.messages import AskRegions, Goodbye, KeyFrameRequest, Message, Regions, RevocationList, State
+from relay.wire.messages import (
+    AskRegions,
+    Goodbye,
+    Health,
+    KeyFrameRequest,
+    Message,
+    Records,
+    Regions,
+    RevocationList,
+)
+from relay.wire.paths import HopsBefore, HopsBehind
 from relay_ext import control
 
 UPLINKS_NS = 5_000_000_000
@@ -106,6 +119,7 @@ class Machine:
                     config.fleet,
                     identity,
                     self.hops,
+                    role=config.node.role,
                     store=store,
                     read=read,
                     wall_clock=wall_clock,
@@ -120,8 +134,21 @@ class Machine:
                     random_bytes=random_bytes,
                     remove=self._remove_hop,
                 )
+        self.paths = Paths(
+            shards,
+            self.hops,
+            self.streams.streams,
+            name=config.node.name,
+            leaves=self.streams.leaves,
+        )
         self.feedback = Feedback(shards, self.streams, self.hops)
-        self.fleet = Fleet(self.hops, self.streams, look, is_region=self.directory is not None)
+        self.fleet = Fleet(
+            self.hops,
+            self.streams,
+            look,
+            is_region=self.directory is not None,
+            record_left=self.members.left_permille if self.members else lambda now_ns: None,
+        )
 
     def start(self, now_ns: int) -> None:
         """Do what the configuration says. Raises OSError and RelayError for what cannot be had."""
@@ -235,7 +262,7 @@ class Machine:
     def poll(self, now_ns: int) -> int:
         """Do what is due; returns the next deadline in ns."""
         self._look_at_uplinks(now_ns)
-        deadlines = [self.streams.poll(now_ns), self.feedback.poll(now_ns)]
+        deadlines = [self.streams.poll(now_ns), self.feedback.poll(now_ns), self.paths.poll(now_ns)]
         if self.members is not None:
             deadlines.append(self.members.poll(now_ns))
         if self.directions is not None:
@@ -260,9 +287,11 @@ class Machine:
         elif isinstance(message, AskRegions | Regions | Goodbye):
             if self.directions is not None:
                 self.directions.on_message(now_ns, hop, message)
-        elif isinstance(message, State):
+        elif isinstance(message, HopsBefore | HopsBehind):
+            self.paths.on_message(now_ns, hop, message)
+        elif isinstance(message, Health):
             self.fleet.on_message(now_ns, hop, message)
-        elif not isinstance(message, RevocationList):
+        elif not isinstance(message, RevocationList | Records):
             self.streams.on_message(now_ns, hop, message)
         elif self.members is not None:
             self.members.on_message(now_ns, hop, message)
@@ -275,14 +304,32 @@ class Machine:
         if self.directions is not None:
             self.directions.on_state(hop, fresh)
 
+    def hand_records(self, now_ns: int, records: Sequence[bytes]) -> Counter[str]:
+        """Signed records, to be passed on: how many were taken (`taken`), and refused, by reason."""
+        found: Counter[str] = Counter()
+        for packed in records:
+            if self.members is None:
+                found["no fleet"] += 1
+                continue
+            try:
+                self.members.renewals.hand(now_ns, packed)
+                found["taken"] += 1
+            except RecordError as error:
+                found[error.reason] += 1
+        return found
+
     # ---- what it says of itself --------------------------------------------------------------
+
+    def notes(self, now_ns: int) -> list[str]:
+        """What should be seen to though media flows, one sentence each."""
+        return self.members.notes(now_ns) if self.members is not None else []
 
     def not_ready(self) -> list[str]:
         return status.not_ready(self.hops, self.streams)
 
     def stream_statuses(self) -> list[dict[str, Any]]:
         streams = self.streams.streams.values()
-        return [status.stream_status(self.shards, stream, self.streams.name) for stream in streams]
+        return [status.stream_status(self.shards, stream, self.paths) for stream in streams]
 
     def hop_statuses(self) -> list[dict[str, Any]]:
         hops = self.hops
@@ -292,6 +339,15 @@ class Machine:
         if self.members is None or self.directions is None:
             return None
         return {**self.members.status(now_ns), "regions": self.directions.status(now_ns)}
+
+    def directory_status(self) -> list[dict[str, Any]]:
+        """The streams of the fleet and the regions that have them, as this node knows if it is a region."""
+        if self.directory is None or self.hops is None:
+            return []
+        names = {hop.key: hop.name for hop in self.hops.hops.values()}
+        names[self.directory.key] = self.streams.name
+        view = self.directory.view()
+        return [{"stream": stream, "region": names.get(holder)} for stream, holder in view.items()]
 
     def refused_handshakes(self) -> dict[str, int]:
         """Handshake datagrams that reached no session, by reason."""

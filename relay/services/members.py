@@ -4,6 +4,8 @@ A caller whose key is not configured becomes a peer when the record in its initi
 fleet's key, of the caller's own key, neither expired nor revoked. It goes when it has been silent until its
 keys ended, when its record expires, or when it is revoked. The list of revoked keys is taken from a file or
 from any peer, kept over restarts, and told to every other peer; it holds for configured peers, too.
+
+The node's own record is the latest of those in its file, in its state directory and from peers (`renewals`).
 """
 
 import base64
@@ -19,24 +21,24 @@ from typing import Any, Protocol
 from relay.config import FleetConfig
 from relay.core import record
 from relay.core.handshake import Caller, HandshakeError, Identity
-from relay.core.record import Record, RecordError
+from relay.core.record import Record, RecordError, decode_record
 from relay.core.trust import Trust
 from relay.errors import ConfigError, Problem
 from relay.log import event
 from relay.services.hops import Hop, Hops
+from relay.services.renewals import Renewals
+from relay.wire.health import RATIO
 from relay.wire.hop import HALF_OPEN_LIFE, SECOND
-from relay.wire.messages import RevocationList
+from relay.wire.messages import Records, RevocationList
 
 logger = logging.getLogger("relay.fleet")
 
 SAVE_NS = 3600 * SECOND
 """Between two notes of how late it is at least: what a loss of power may lose of it. Each wears flash."""
-LOOK_NS = 86400 * SECOND
-"""Between two warnings that the node's own record ends."""
 TELL_AGAIN_NS = SECOND
 """A peer whose queue was full is told of the list after this."""
-WARN_S = 30 * 86400
-"""A record is to be renewed when so much of its life is left, or a third if that is less."""
+ENDS = 1 / 4
+"""Of a record's life: with less left, it should have been renewed (`relay fleet renew` does at a third)."""
 
 
 class Store(Protocol):
@@ -59,8 +61,8 @@ class Member:
 
 
 class Members:
-    """`remove` ends a hop and what goes over it. `wall_clock` gives seconds since 1970, for warnings: nothing
-    is decided by it."""
+    """`role` is the node's; `remove` ends a hop and what goes over it. `wall_clock` gives seconds since 1970,
+    for warnings: nothing is decided by it."""
 
     def __init__(
         self,
@@ -68,27 +70,34 @@ class Members:
         identity: Identity,
         hops: Hops,
         *,
+        role: str,
         store: Store,
         read: Callable[[Path], str],
         wall_clock: Callable[[], float],
         remove: Callable[[int, Hop], None],
     ) -> None:
         self.trust = Trust(config.authority_key)
+        self.renewals = Renewals(self.trust, identity, hops, region=role == "region", adopt=self._adopt)
         self.waits = False
         """A poll is wanted at once."""
         self._config = config
         self._identity = identity
         self._hops = hops
+        self._role = role
         self._store = store
         self._read = read
         self._wall_clock = wall_clock
         self._remove_hop = remove
         self._record: Record | None = None
+        self._adopted = b""
+        """The latest record of this node that came from a peer."""
+        self._said: tuple[int, str] | None = None
+        """What was said last of the end of a record, and of which: when it was issued."""
         self._members: dict[bytes, Member] = {}
         self._changed = False
         """Another list holds, and what it ends has not been ended yet."""
         self._tell_ns: int | None = None
-        self._saved_ns = self._looked_ns = 0
+        self._saved_ns = 0
         hops.acceptor.admit = self._admit
 
     # ---- files -------------------------------------------------------------------------------
@@ -101,6 +110,8 @@ class Members:
                 self.trust.witness(now_ns, int(kept["proven_s"]))
                 if kept["revocations"]:
                     self.trust.revoke(now_ns, base64.b64decode(kept["revocations"]))
+                if kept["record"]:
+                    self._adopted = self._own(now_ns, base64.b64decode(kept["record"]))
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             event(logger, logging.WARNING, "fleet_state_unreadable", error=error)
         self._saved_ns = now_ns
@@ -113,11 +124,12 @@ class Members:
         packed = self._statement(config.record_file, "record")
         revocations = self._statement(config.revocations_file, "revocations")
         try:
-            own = self.trust.open(now_ns, packed) if packed else None
+            found = [(self.trust.open(now_ns, of), of) for of in (packed, self._adopted) if of]
             changed = bool(revocations) and self.trust.revoke(now_ns, revocations)
         except RecordError as error:
             raise ConfigError([Problem("fleet", error.reason, "what `relay fleet` writes")]) from error
-        self._record, self._identity.record = own, packed
+        latest = max(found, key=lambda of: of[0].issued_s, default=(None, b""))
+        self._record, self._identity.record = latest
         if changed:
             self._revoked("file")
         self._look_after_own(now_ns)
@@ -135,6 +147,7 @@ class Members:
             "authority": _base64(self.trust.authority),
             "proven_s": self.trust.proven_s(now_ns),
             "revocations": _base64(self.trust.packed),
+            "record": _base64(self._adopted),
         }
         self._store.save(json.dumps(kept) + "\n")
 
@@ -145,7 +158,7 @@ class Members:
         member = self._members.get(caller.public)
         if member is None and self._hops.acceptor.knows(caller.public):
             return  # a configured peer needs no record
-        packed = caller.hello().record
+        packed = self._latest(caller)
         if not packed:
             raise HandshakeError("unknown peer")
         if member is None or member.packed != packed:
@@ -155,19 +168,30 @@ class Members:
             raise HandshakeError(reason)
         member.until_ns = now_ns + HALF_OPEN_LIFE
 
+    def _latest(self, caller: Caller) -> bytes:
+        """Of the record that a caller shows and the one that others told of, the later one."""
+        shown, told = caller.hello().record, self.renewals.kept(caller.public)
+        if told is None:
+            return shown
+        with suppress(RecordError):
+            if decode_record(shown).issued_s > told.issued_s:
+                return shown
+        return told.packed
+
     def _accept(self, now_ns: int, of: Record, packed: bytes, known: Member | None) -> Member:
         """The member that a record is of; the latest of its records counts."""
         if known is not None and of.issued_s <= known.record.issued_s:
             return known
-        if known is not None and known.record.name == of.name:
+        if known is not None and (known.record.name, known.record.role) == (of.name, of.role):
             known.record, known.packed, known.hop.region = of, packed, of.region
             return known
         self._make_way(now_ns, of)
-        if known is not None:
-            self._drop(now_ns, known, "renamed")
+        if known is not None and of.public_key in self._members:
+            self._drop(now_ns, known, "it has another name")
         elif len(self._members) >= self._config.max_peers:
             self._drop(now_ns, self._unconnected(), "too many peers")
         hop = self._hops.add(now_ns, of.name, of.region, of.public_key, ())
+        hop.may_be_region = of.role == "region"
         event(logger, logging.DEBUG, "member_accepted", peer=of.name, region=of.region)
         self._members[of.public_key] = Member(hop, of, packed, now_ns + HALF_OPEN_LIFE)
         return self._members[of.public_key]
@@ -178,7 +202,7 @@ class Members:
         hop = self._hops.named(of.name)
         holder = next((m for m in self._members.values() if m.hop is hop), None)
         if holder is not None and holder.record.issued_s < of.issued_s:
-            self._drop(now_ns, holder, "its name has a newer key")
+            self._drop(now_ns, holder, "its name has a newer key or role")
         elif hop is not None or self._identity.name == of.name or self._identity.public == of.public_key:
             raise HandshakeError("name in use")
 
@@ -216,6 +240,7 @@ class Members:
             hop.revocations_s = 0
             self._tell(now_ns, hop)
             self._witness(now_ns, hop)
+        self.renewals.on_state(now_ns, hop, fresh)
         self.waits = True
 
     def _witness(self, now_ns: int, hop: Hop) -> None:
@@ -224,7 +249,10 @@ class Members:
         with suppress(RecordError):
             self.trust.open(now_ns, hello.record if hello else b"")
 
-    def on_message(self, now_ns: int, hop: Hop, message: RevocationList) -> None:
+    def on_message(self, now_ns: int, hop: Hop, message: RevocationList | Records) -> None:
+        if isinstance(message, Records):
+            self.renewals.on_message(now_ns, hop, message)
+            return
         try:
             changed = self.trust.revoke(now_ns, message.signed)
         except RecordError:
@@ -267,9 +295,8 @@ class Members:
             self._tell_all(now_ns)
         if now_ns >= self._saved_ns + SAVE_NS:
             self.save(now_ns)
-        if now_ns >= self._looked_ns + LOOK_NS:
             self._look_after_own(now_ns)
-        deadlines = [self._saved_ns + SAVE_NS, self._looked_ns + LOOK_NS]
+        deadlines = [self._saved_ns + SAVE_NS, self.renewals.poll(now_ns)]
         for member in list(self._members.values()):
             gone = member.hop.session.state == "connecting" and now_ns >= member.until_ns
             if why := self.trust.why_void(now_ns, member.record) or ("silent" if gone else None):
@@ -300,23 +327,60 @@ class Members:
         for hop in list(self._hops.hops.values()):
             self._tell(now_ns, hop)
 
-    # ---- what it says of itself --------------------------------------------------------------
+    # ---- its own record ----------------------------------------------------------------------
+
+    def _own(self, now_ns: int, packed: bytes) -> bytes:
+        """A record of this node that was kept; empty if it is another's, for the key may be a new one. Raises
+        RecordError."""
+        of = self.trust.open(now_ns, packed)
+        return packed if of.public_key == self._identity.public and self._fits(of) else b""
+
+    def _fits(self, of: Record) -> bool:
+        return (of.name, of.role) == (self._identity.name, self._role)
+
+    def _adopt(self, now_ns: int, of: Record, packed: bytes) -> None:
+        """A record of this node's key, not void: what Renewals.adopt asks for. Raises RecordError."""
+        if not self._fits(of):
+            raise RecordError("record of another name or role")
+        if self._record is not None and of.issued_s <= self._record.issued_s:
+            return
+        self.trust.open(now_ns, packed)
+        self._record = of
+        self._adopted = self._identity.record = packed
+        event(logger, logging.INFO, "record_renewed", expires=_date(of.expires_s))
+        self.save(now_ns)
 
     def _left_s(self, now_ns: int, of: Record) -> int:
         """Seconds to its expiry, by the later of the wall clock and what is proven."""
         return of.expires_s - max(int(self._wall_clock()), self.trust.proven_s(now_ns))
 
+    def left_permille(self, now_ns: int) -> int | None:
+        """Of the life of this node's record, what is left; None without a record."""
+        of = self._record
+        if of is None:
+            return None
+        return max(RATIO * self._left_s(now_ns, of) // (of.expires_s - of.issued_s), 0)
+
+    def notes(self, now_ns: int) -> list[str]:
+        """What should be seen to, one sentence each."""
+        left, of = self.left_permille(now_ns), self._record
+        if of is None or left is None or left >= ENDS * RATIO:
+            return []
+        ends = "ends" if self._left_s(now_ns, of) > 0 else "has expired:"
+        return [f"the record of this node {ends} {_date(of.expires_s)}, and no renewed one has come"]
+
     def _look_after_own(self, now_ns: int) -> None:
-        self._looked_ns = now_ns
-        own = self._record
-        if own is None:
+        """Log once that the record ends, and once that it has ended."""
+        of, notes = self._record, self.notes(now_ns)
+        if of is None or not notes:
             return
-        left_s = self._left_s(now_ns, own)
-        if left_s <= 0:
-            event(logger, logging.ERROR, "record_expired", expires=_date(own.expires_s))
-        elif left_s < min(WARN_S, (own.expires_s - own.issued_s) // 3):
-            left_days = round(left_s / 86400, 1)
-            event(logger, logging.WARNING, "record_expires", expires=_date(own.expires_s), days=left_days)
+        ended = self._left_s(now_ns, of) <= 0
+        level, name = (logging.ERROR, "record_expired") if ended else (logging.WARNING, "record_expires")
+        if self._said != (of.issued_s, name):
+            self._said = of.issued_s, name
+            event(logger, level, name, expires=_date(of.expires_s))
+
+    # ---- what it says of itself --------------------------------------------------------------
 
     def status(self, now_ns: int) -> dict[str, Any]:
         own, revocations = self._record, self.trust.revocations
@@ -327,15 +391,22 @@ class Members:
                 "issued": _date(own.issued_s),
                 "expires": _date(own.expires_s),
                 "expires_in_seconds": self._left_s(now_ns, own),
+                "role": own.role,
                 "revoked": revocations is not None and revocations.voids(own),
             },
             "proven_time": _date(proven_s) if proven_s else None,
             "revocations": revocations
             and {"issued": _date(revocations.issued_s), "keys": len(revocations.revoked)},
             "members": [
-                {"name": m.record.name, "region": m.record.region, "expires": _date(m.record.expires_s)}
+                {
+                    "name": m.record.name,
+                    "region": m.record.region,
+                    "role": m.record.role,
+                    "expires": _date(m.record.expires_s),
+                }
                 for m in self._members.values()
             ],
+            "renewals": self.renewals.status(),
             "max_peers": self._config.max_peers,
         }
 

@@ -121,6 +121,8 @@ class Directions:
         if known is not None and known.packed == packed:
             known.named_ns = now_ns
             return
+        if record.role != "region":
+            raise RecordError("record of an edge")
         rivals = [of for of in self._learned.values() if _same(of.record, record)]
         if not record.addresses or self._known_otherwise(record, rivals):
             return
@@ -265,11 +267,12 @@ def _same(a: Record, b: Record) -> bool:
 
 
 def _callable(packed: bytes) -> bool:
-    """Whether a record has addresses. What it is worth is for the receiver to judge."""
+    """Whether a record is of a region with addresses. What it is worth is for the receiver to judge."""
     try:
-        return bool(decode_record(packed).addresses)
+        of = decode_record(packed)
     except RecordError:
         return False
+    return of.role == "region" and bool(of.addresses)
 
 
 def _cost_ms(of: Known) -> float | None:

@@ -1,10 +1,11 @@
 """What a node says of itself: dictionaries ready for JSON, for the API, the metrics and `relay status`."""
 
-from collections.abc import Sequence
 from typing import Any
 
+from relay.core.figures import percentile
 from relay.core.routing import Candidate, Verdict
 from relay.services.hops import MS, Hop, Hops
+from relay.services.paths import Paths
 from relay.services.shards import Shards
 from relay.services.stream import Publication, Stream, Track
 from relay.services.streams import Streams
@@ -48,19 +49,6 @@ HOP_DROPS = [
     "dropped_overflow",
 ]
 INGEST_DROPS = ["not_rtp", "not_rtcp", "other_source", "payload_type", "too_long", "held"]
-
-
-def percentile(histogram: Sequence[float], share: float) -> float | None:
-    """Upper edge (ms) of the slot where that share of a histogram of 1 ms slots is reached; None: empty."""
-    total = sum(histogram)
-    if not total:
-        return None
-    seen = 0.0
-    for slot, count in enumerate(histogram):
-        seen += count
-        if seen >= share * total:
-            return float(slot + 1)
-    raise AssertionError("the shares of a histogram add up to one")
 
 
 def hop_status(shards: Shards, hops: Hops, hop: Hop) -> Status:
@@ -128,7 +116,7 @@ def _path_status(hops: Hops, hop: Hop, path: Status) -> Status:
     }
 
 
-def stream_status(shards: Shards, stream: Stream, node: str) -> Status:
+def stream_status(shards: Shards, stream: Stream, paths: Paths) -> Status:
     source = "ingest" if stream.enters_here else f"hop:{stream.source.name}" if stream.source else None
     return {
         "name": stream.name,
@@ -138,7 +126,7 @@ def stream_status(shards: Shards, stream: Stream, node: str) -> Status:
         "budget_ms": stream.budget_ms or None,
         "target_bitrate": _target_bitrate(stream),
         "route": _route_status(stream) if stream.candidates else None,
-        "path": _path_of(shards, stream, node),
+        **paths.status(stream),
         "asked": stream.asked.name if stream.asked else None,
         "waits": None if stream.live else stream.waits or None,
         "sent_to": [_publication_status(p) for p in stream.publications.values()],
@@ -150,17 +138,6 @@ def _target_bitrate(stream: Stream) -> int | None:
     """Bits a second that the hop which it is sent over leaves all its tracks together."""
     targets = [track.target_bps for track in stream.tracks if track.target_bps is not None]
     return round(sum(targets)) if targets else None
-
-
-def _path_of(shards: Shards, stream: Stream, node: str) -> list[Status]:
-    """The nodes that a stream has passed, this one last, and what is known of the hop that leads to each."""
-    unknown = {"delay_ms": None, "loss_ratio": None}
-    path: list[Status] = [{"node": name, **unknown} for name in (*stream.path, node)]
-    if stream.source is not None:
-        hop = stream.source
-        loss = shards.of(hop.id).hop_stats(hop.id)["receive_loss_ratio"]
-        path[-1] |= {"delay_ms": _delay(hop), "loss_ratio": round(max(loss, 0.0), 6)}
-    return path
 
 
 def _delay(hop: Hop) -> float | None:

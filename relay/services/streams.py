@@ -208,6 +208,10 @@ class Streams:
         """The stream that is offered, or sent, to a peer under an alias."""
         return self._publisher.sent_to(hop, alias, epoch)
 
+    def leaves(self, name: str) -> bool:
+        """Whether a stream leaves the fleet at this node."""
+        return name in self._destinations
+
     def uses(self, hop: Hop) -> bool:
         """Whether any stream goes over a hop, or is to."""
         return any(

@@ -55,6 +55,9 @@ class Subscriber:
 
     def on_directory(self, now_ns: int, hop: Hop, message: DirectoryMessage) -> str | bool:
         """The stream that may be elsewhere now; True: any may, False: none."""
+        if not hop.may_be_region:
+            hop.drops["no region"] += 1
+            return False
         new, hop.is_region = not hop.is_region, True
         if self.directory is not None:
             for answer in self.directory.receive(now_ns, hop.key, message):

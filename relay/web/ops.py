@@ -5,12 +5,14 @@ whoever reaches its address, but not a web page in that person's browser: what c
 to browsers.
 """
 
+import base64
 import json
 import logging
 import os
 import re
 import socket
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -21,6 +23,8 @@ from relay.web.metrics import CONTENT_TYPE, render
 from relay.web.server import web
 
 MAX_BODY_BYTES = 4096
+RECORDS_MAX = 12
+"""Records handed in at once: as many of the longest as fit a body."""
 MAX_DRAIN_SECONDS = 86400
 
 Status = dict[str, Any]
@@ -37,6 +41,14 @@ class NodeView(Protocol):
 
     def ready(self) -> list[str]:
         """Why media cannot flow, one sentence a reason; empty when it can."""
+        ...
+
+    def notes(self) -> list[str]:
+        """What should be seen to though media flows, one sentence each."""
+        ...
+
+    def hand_records(self, records: Sequence[bytes]) -> Counter[str]:
+        """Takes signed records, to pass them on; how many were taken (`taken`), or refused, by reason."""
         ...
 
     def status(self) -> Status:
@@ -81,6 +93,7 @@ def application(view: NodeView) -> web.Application:
             web.get("/v1/hops", api.hops),
             web.get("/v1/peers", api.peers),
             web.post("/v1/drain", api.drain),
+            web.post("/v1/records", api.records),
         ]
     )
     return app
@@ -126,7 +139,8 @@ class _Api:
     async def readyz(self, _: web.Request) -> web.Response:
         reasons = self._view.ready()
         status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
-        return _json({"ready": not reasons, "reasons": reasons}, status)
+        content = {"ready": not reasons, "reasons": reasons, "notes": self._view.notes()}
+        return _json(content, status)
 
     async def metrics(self, _: web.Request) -> web.Response:
         await self._view.look()
@@ -176,6 +190,27 @@ class _Api:
         event(logger, logging.INFO, "drain_requested", timeout_seconds=timeout)
         await self._view.drain(timeout)
         return _json({"draining": True, "timeout_seconds": timeout}, HTTPStatus.ACCEPTED)
+
+    async def records(self, request: web.Request) -> web.Response:
+        if "Origin" in request.headers:
+            return _error(HTTPStatus.FORBIDDEN, "a web page may hand in no records; `relay fleet renew` does")
+        try:
+            records = _records(await request.read())
+        except ValueError as error:
+            return _error(HTTPStatus.BAD_REQUEST, str(error))
+        return _json(self._view.hand_records(records))
+
+
+def _records(body: bytes) -> list[bytes]:
+    """The records in a request. Raises ValueError."""
+    wanted = f'the body must be {{"records": […]}} with at most {RECORDS_MAX} records in base64'
+    try:
+        content = json.loads(body)
+        if content.keys() != {"records"} or not len(content["records"]) <= RECORDS_MAX:
+            raise ValueError
+        return [base64.b64decode(record, validate=True) for record in content["records"]]
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(wanted) from error
 
 
 def _drain_timeout(body: bytes) -> float | None:

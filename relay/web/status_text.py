@@ -1,10 +1,13 @@
 """What `relay status` prints: the status of a node as tables for a terminal."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 Status = Mapping[str, Any]
 UNKNOWN = "-"
+ELSEWHERE_MAX = 20
+"""Streams at other nodes that are shown."""
 TERM_MS = 0.05
 """A part of a cost that is less is not shown."""
 
@@ -15,11 +18,12 @@ def render(status: Status) -> str:
     state = "draining" if node["draining"] else "ready" if status["ready"] else "not ready"
     up = _duration(node["uptime_seconds"])
     head = [node["name"], node["region"], f"relay {node['version']}", f"up {up}", state]
-    lines = ["  ".join(head), *(f"  {reason}" for reason in status["reasons"])]
+    lines = ["  ".join(head), *(f"  {reason}" for reason in (*status["reasons"], *status["notes"]))]
     lines += _fleet(status["fleet"]) if status["fleet"] else []
     streams, hops = status["streams"], status["hops"]
-    tables = [_streams(streams), _stream_paths(streams), _routes(streams), _regions(status["fleet"])]
-    for table in (*tables, _hops(hops), _paths(hops)):
+    tables = [_streams(streams), _stream_hops(streams), _waits(streams)]
+    tables += [_elsewhere(streams, status["directory"]), _routes(streams)]
+    for table in (*tables, _regions(status["fleet"]), _hops(hops), _paths(hops)):
         lines += ["", *table] if table else []
     if drops := _drops(status["hops"]):
         lines += ["", *drops]
@@ -64,22 +68,46 @@ def _streams(streams: Sequence[Status]) -> list[str]:
     return _table(head, rows) if rows else ["no streams"]
 
 
-def _stream_paths(streams: Sequence[Status]) -> list[str]:
-    """From where each stream entered the fleet to where this node sends it, as far as it knows."""
+def _stream_hops(streams: Sequence[Status]) -> list[str]:
+    """Every hop of a stream, from where it entered the fleet to where it leaves, as far as it is known."""
     rows = []
     for stream in streams:
-        path = " > ".join(_step(node["node"], node) for node in stream["path"])
-        sent = ", ".join(_step(to["peer"], to) for to in stream["sent_to"] if to["accepted"])
-        if len(stream["path"]) > 1 or sent or stream["waits"]:
-            rows.append([stream["name"], path, sent or UNKNOWN, stream["waits"] or UNKNOWN])
-    return _table(["STREAM", "PATH", "SENT TO", "WAITS BECAUSE"], rows) if rows else []
+        path, behind = stream["path"], stream["behind"]
+        for before, node in pairwise(path):
+            leaves = stream["leaves"] and node is path[-1]
+            rows.append([stream["name"], *_hop(before["node"], node, leaves)])
+        for hop in behind["hops"]:
+            rows.append([stream["name"], *_hop(hop["from"], hop, hop["leaves"])])
+        if more := behind["nodes"] - len(behind["hops"]):
+            rows.append([stream["name"], f"and {more} more", *[UNKNOWN] * 5])
+    head = ["STREAM", "HOP", "DELAY MS", "LOSS", "AFTER REPAIR", "ADDED P50 P99", "LEAVES"]
+    return _table(head, rows) if rows else []
 
 
-def _step(node: str, hop: Status) -> str:
-    """A node, and the delay and loss of the hop that leads to it where they are known."""
-    if hop["delay_ms"] is None:
-        return node
-    return f"{node} ({hop['delay_ms']:.0f} ms, {_percent(hop['loss_ratio'])})"
+def _hop(before: str, hop: Status, leaves: bool) -> list[str]:
+    added = hop["added_delay_ms"]
+    return [
+        f"{before} > {hop['node']}",
+        _number(hop["delay_ms"], 0),
+        _percent(hop["loss_ratio"]),
+        UNKNOWN if hop["residual_ratio"] is None else f"{hop['residual_ratio']:.2%}",
+        f"{_number(added['p50'], 0)} {_number(added['p99'], 0)}",
+        "there" if leaves else "",
+    ]
+
+
+def _elsewhere(streams: Sequence[Status], directory: Sequence[Status]) -> list[str]:
+    """Streams of the fleet that are not at this node, and the regions that have them."""
+    here = {stream["name"] for stream in streams}
+    others = [[of["stream"], of["region"] or UNKNOWN] for of in directory if of["stream"] not in here]
+    if (more := len(others) - ELSEWHERE_MAX) > 0:
+        others = [*others[:ELSEWHERE_MAX], [f"and {more} more", UNKNOWN]]
+    return _table(["STREAM ELSEWHERE", "AT"], others) if others else []
+
+
+def _waits(streams: Sequence[Status]) -> list[str]:
+    rows = [[stream["name"], stream["waits"]] for stream in streams if stream["waits"]]
+    return _table(["STREAM", "WAITS BECAUSE"], rows) if rows else []
 
 
 def _routes(streams: Sequence[Status]) -> list[str]:
@@ -167,6 +195,7 @@ def _health(peers: Sequence[Status]) -> list[str]:
             [
                 peer["name"],
                 peer["region"],
+                peer["role"],
                 "self" if peer["self"] else "yes" if peer["connected"] else "no",
                 known.get("version") or UNKNOWN,
                 _number(peer["age_seconds"], 1),
@@ -178,8 +207,8 @@ def _health(peers: Sequence[Status]) -> list[str]:
                 ", ".join(f"{why} {ms:.0f} ms" if ms else why for why, ms in costs.items()) or UNKNOWN,
             ]
         )
-    head = ["NODE", "REGION", "CONNECTED", "VERSION", "AGE S", "STREAMS", "HEADROOM", "LAG MS", "MEMORY FREE"]
-    return _table([*head, "CELSIUS", "WRONG, AND ITS COST"], rows) if rows else []
+    head = ["NODE", "REGION", "ROLE", "CONNECTED", "VERSION", "AGE S", "STREAMS", "HEADROOM", "LAG MS"]
+    return _table([*head, "MEMORY FREE", "CELSIUS", "WRONG, AND ITS COST"], rows) if rows else []
 
 
 def _summaries(peers: Sequence[Status]) -> list[str]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import msgpack
 
 U8, U16, U32 = 0xFF, 0xFFFF, 0xFFFFFFFF
+STREAM_NAME_CHARS_MAX = 64
+NODE_NAME_CHARS_MAX = 64
 
 
 class WireError(ValueError):

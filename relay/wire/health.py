@@ -69,6 +69,8 @@ class Digest:
     """Of that file system."""
     clock_synchronised: bool | None = None
     """The kernel takes the wall clock for right."""
+    record_left_permille: int | None = None
+    """Of the life of the node's record, what is left; unknown without one."""
 
 
 DIGEST_FIELDS = {
@@ -91,6 +93,7 @@ DIGEST_FIELDS = {
     "disk_read_only": Field("o", 0, 1),
     "disk_free_permille": Field("f", 0, RATIO),
     "clock_synchronised": Field("k", 0, 1),
+    "record_left_permille": Field("a", 0, RATIO),
 }
 """All but the version, which is text under "v". Keys are never given to another fact."""
 

@@ -11,8 +11,8 @@ from enum import IntEnum
 
 import msgpack
 
-from relay.wire.fields import U8, U32, WireError, integer, items, text, unpack_map
-from relay.wire.messages import NODE_NAME_CHARS_MAX, NODE_RECORD_BYTES_MAX
+from relay.wire.fields import NODE_NAME_CHARS_MAX, U8, U32, WireError, integer, items, text, unpack_map
+from relay.wire.messages import NODE_RECORD_BYTES_MAX
 
 # --- constants: unit in the name or beside it, where the number comes from ---
 

@@ -12,7 +12,10 @@ from typing import TypeVar
 
 import msgpack
 
+from relay.wire import health, paths
 from relay.wire.fields import (
+    NODE_NAME_CHARS_MAX,
+    STREAM_NAME_CHARS_MAX,
     U8,
     U16,
     U32,
@@ -24,12 +27,11 @@ from relay.wire.fields import (
     text,
     unpack_map,
 )
-from relay.wire.health import Digest, Summary, pack, unpack_digest, unpack_summary
+from relay.wire.health import Digest, Summary, unpack_digest, unpack_summary
+from relay.wire.paths import HopsBefore, HopsBehind, unpack_before, unpack_behind
 
 MESSAGE_BYTES_MAX = 1024
 """Bytes of one packed message: with the frame's header and the seal it fits the smallest datagram."""
-STREAM_NAME_CHARS_MAX = 64
-NODE_NAME_CHARS_MAX = 64
 CODEC_CHARS_MAX = 64
 FMTP_CHARS_MAX = 1024
 REASON_CHARS_MAX = 200
@@ -66,6 +68,7 @@ class Kind(IntEnum):
     DIGEST = 6
     SUMMARY = 7
     REVOCATIONS = 8
+    RECORDS = 9
     LIST_VERSION = 10
     ANNOUNCE = 11
     ASK = 12
@@ -76,6 +79,8 @@ class Kind(IntEnum):
     ASK_REGIONS = 17
     REGIONS = 18
     GOODBYE = 19
+    HOPS_BEFORE = 20
+    HOPS_BEHIND = 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +172,14 @@ class RevocationList:
 
 
 @dataclass(frozen=True, slots=True)
+class Records:
+    """Records that were signed anew: of the receiver, or of any node if it is a region."""
+
+    records: tuple[bytes, ...]
+    """As the fleet's key has signed them (core/record.py)."""
+
+
+@dataclass(frozen=True, slots=True)
 class ListVersion:
     """The sender is a region, and this is the state of its list of streams (core/directory.py)."""
 
@@ -251,7 +264,8 @@ class Goodbye:
     """The sender gives up the session and will call again when it wants one; it is not to be called."""
 
 
-State = Digest | Summary
+Health = Digest | Summary
+State = Health | HopsBefore | HopsBehind
 """Messages of which only the last counts: they travel in frames of their own, not in the reliable channel."""
 Message = (
     KeyFrameRequest
@@ -259,6 +273,7 @@ Message = (
     | PublishOk
     | PublishRefused
     | RevocationList
+    | Records
     | Unpublish
     | ListVersion
     | Announce
@@ -297,8 +312,10 @@ OMITTED = {"path": (), "behind_ms": 0, "rtt_ms": 0, "latency_ms": 0, "beyond": (
 
 
 def _to_fields(message: Message | Track | CatalogueEntry) -> dict[str, object]:
-    if isinstance(message, State):
-        return pack(message)
+    if isinstance(message, Health):
+        return health.pack(message)
+    if isinstance(message, HopsBefore | HopsBehind):
+        return paths.pack(message)
     fields: dict[str, object] = {name: getattr(message, name) for name in message.__slots__}
     if isinstance(message, Publish):
         fields["tracks"] = [_to_fields(track) for track in message.tracks]
@@ -406,8 +423,8 @@ def _revocation_list(fields: Fields) -> RevocationList:
     return RevocationList(signed)
 
 
-def _regions(fields: Fields) -> Regions:
-    return Regions(tuple(_record(record) for record in items(fields, "records", RECORDS_MAX)))
+def _records(fields: Fields) -> tuple[bytes, ...]:
+    return tuple(_record(record) for record in items(fields, "records", RECORDS_MAX))
 
 
 def _record(value: object) -> bytes:
@@ -423,6 +440,7 @@ _KINDS: dict[type[Message], Kind] = {
     PublishRefused: Kind.PUBLISH_REFUSED,
     Unpublish: Kind.UNPUBLISH,
     RevocationList: Kind.REVOCATIONS,
+    Records: Kind.RECORDS,
     Digest: Kind.DIGEST,
     Summary: Kind.SUMMARY,
     ListVersion: Kind.LIST_VERSION,
@@ -435,6 +453,8 @@ _KINDS: dict[type[Message], Kind] = {
     AskRegions: Kind.ASK_REGIONS,
     Regions: Kind.REGIONS,
     Goodbye: Kind.GOODBYE,
+    HopsBefore: Kind.HOPS_BEFORE,
+    HopsBehind: Kind.HOPS_BEHIND,
 }
 _PARSERS: dict[Kind, Callable[[Fields], Message]] = {
     Kind.PUBLISH: _publish,
@@ -443,6 +463,7 @@ _PARSERS: dict[Kind, Callable[[Fields], Message]] = {
     Kind.UNPUBLISH: _with_reason(Unpublish),
     Kind.KEY_FRAME_REQUEST: _key_frame_request,
     Kind.REVOCATIONS: _revocation_list,
+    Kind.RECORDS: lambda fields: Records(_records(fields)),
     Kind.DIGEST: unpack_digest,
     Kind.SUMMARY: unpack_summary,
     Kind.LIST_VERSION: _list_version,
@@ -453,6 +474,8 @@ _PARSERS: dict[Kind, Callable[[Fields], Message]] = {
     Kind.UNSUBSCRIBE: lambda fields: Unsubscribe(_stream(fields)),
     Kind.UNAVAILABLE: _unavailable,
     Kind.ASK_REGIONS: lambda fields: AskRegions(),
-    Kind.REGIONS: _regions,
+    Kind.REGIONS: lambda fields: Regions(_records(fields)),
     Kind.GOODBYE: lambda fields: Goodbye(),
+    Kind.HOPS_BEFORE: unpack_before,
+    Kind.HOPS_BEHIND: unpack_behind,
 }

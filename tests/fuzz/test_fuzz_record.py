@@ -9,9 +9,14 @@ import random
 
 import pytest
 
-from relay.core.record import LIFE_MAX_S, Record, RecordError, decode, revise, sign, verify
+from relay.core.record import LIFE_MAX_S, ROLES, Record, RecordError, decode, revise, sign, verify
+from relay.wire.fields import WireError
+from relay.wire.hop import SECOND
+from relay.wire.messages import NODE_RECORD_BYTES_MAX, Records, encode
+from relay.wire.messages import decode as decode_message
 from relay_ext.crypto import ed25519_public_key
 from tests.fuzz.test_fuzz_handshake import mutate
+from tests.unit.test_renewals import AUTHORITY, Node
 
 ROUNDS = int(os.environ.get("RELAY_FUZZ_ROUNDS", "300"))
 FIRST_SEED = int(os.environ.get("RELAY_FUZZ_SEED", "1"))
@@ -24,7 +29,8 @@ def one(rng: random.Random, authority: bytes) -> bytes:
             (f"192.0.2.{rng.randrange(256)}", rng.randrange(1, 65536)) for _ in range(rng.randrange(5))
         )
         expires_s = now_s + rng.randrange(1, LIFE_MAX_S + 1)
-        return sign(authority, Record("edge", "region", rng.randbytes(32), now_s, expires_s, at))
+        key, role = rng.randbytes(32), rng.choice(ROLES)
+        return sign(authority, Record("edge", "region", key, now_s, expires_s, at, role))
     return sign(authority, revise(None, now_s, [rng.randbytes(32) for _ in range(rng.randrange(64))]))
 
 
@@ -48,3 +54,29 @@ def test_damaged_statements(seed: int) -> None:
         except RecordError:
             continue
         assert data == good, f"seed {seed}: {data.hex()}"
+
+
+@pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + 5))
+def test_damaged_messages_of_records(seed: int) -> None:
+    """What a peer tells never raises, and nothing is adopted, kept or told that is not as it was signed."""
+    rng = random.Random(seed)
+    node = Node(region=rng.random() < 0.7)
+    peer = node.peer("west", region=True)
+    signed, told = set(), 0
+    for i in range(ROUNDS):
+        good = [one(rng, AUTHORITY) for _ in range(rng.randrange(1, 5))]
+        records = tuple(of for of in good if len(of) <= NODE_RECORD_BYTES_MAX) or (b"",)
+        signed |= set(records)
+        packed = encode(Records(records))
+        try:
+            message = decode_message(mutate(rng, packed) if rng.random() < 0.8 else packed)
+        except WireError:
+            continue
+        if isinstance(message, Records):
+            told += len(message.records)
+            node.renewals.on_message(i * SECOND, peer, message)
+            node.renewals.poll(i * SECOND)
+    assert signed.issuperset(node.adopted), f"seed {seed}"
+    assert signed.issuperset(packed for _, packed in node.sent), f"seed {seed}"
+    assert node.renewals.status()["kept"] + peer.drops.total() <= told, f"seed {seed}"
+    node.shards.close()

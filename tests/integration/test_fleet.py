@@ -1,11 +1,14 @@
 """A fleet of processes on loopback, with records made by the commands: an edge that no region's configuration
-names, its renewal, and its revocation."""
+names, its renewal, unattended and by hand, and its revocation."""
 
 import json
 import signal
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
+from relay.core.keys import parse_key
+from relay.core.record import decode_record, from_text, sign, to_text
 from relay.lab.receiver import free_port
 from tests.integration.nodes import (
     STREAM,
@@ -40,7 +43,9 @@ class Members:
         self.names = ("edge", "region-1", "region-2")
         self.keys = {name: keygen(directory / f"{name}.key") for name in self.names}
         for name in self.names:
-            self.sign(name, "--name", name, "--region", "default", "--key", self.keys[name])
+            self.sign(
+                name, "--name", name, "--region", "default", "--key", self.keys[name], "--role", role(name)
+            )
 
     def file(self, name: str) -> str:
         return str(self.directory / name)
@@ -53,6 +58,19 @@ class Members:
 
     def sign(self, name: str, *arguments: str) -> None:
         done("fleet", "sign", "--authority", self.authority, "--out", self.file(f"{name}.record"), *arguments)
+
+    def age(self, name: str, days: int) -> None:
+        """As if the record had been signed so long ago."""
+        path = self.directory / f"{name}.record"
+        of = decode_record(from_text(path.read_text()))
+        key = parse_key(Path(self.authority).read_text().removeprefix("fleet-authority:"))
+        aged = replace(of, issued_s=of.issued_s - days * 86400, expires_s=of.expires_s - days * 86400)
+        path.write_text(to_text(sign(key, aged)))
+
+    def renew(self, node: "Node") -> str:
+        """The job beside the fleet's key."""
+        command = ("fleet", "renew", "--authority", self.authority, "--revoked", self.file("revoked"))
+        return done(*command, "--url", node.url, *(self.file(f"{name}.record") for name in self.names))
 
     def config(self, name: str, calls: tuple[str, ...] = (), *sections: str) -> Path:
         state = self.directory / f"{name}.state"
@@ -72,8 +90,13 @@ class Members:
         ]
         path = self.directory / f"{name}.toml"
         text = node_toml(name, self.ops(name), hop, *peers, *sections)
-        path.write_text(text.replace("[node]", f'[node]\nstate_dir = "{state}"'))
+        own = f'[node]\nrole = "{role(name)}"\nstate_dir = "{state}"'
+        path.write_text(text.replace("[node]", own))
         return path
+
+
+def role(name: str) -> str:
+    return "region" if name.startswith("region") else "edge"
 
 
 def peers(node: Node) -> set[str]:
@@ -85,14 +108,15 @@ def test_a_fleet_with_records(tmp_path: Path) -> None:
     ingest, player = first + 6, first + 8
     of = Members(tmp_path, first)
     listed = of.file("revoked")
-    egress = egress_toml(STREAM, player)  # of both: the edge sends to the nearer one
+    done("fleet", "revoke", "--authority", of.authority, "--out", listed)
+    of.age("edge", days=80)
     with ExitStack() as stack:
 
         def start(name: str, config: Path) -> Node:
             return stack.enter_context(running(config, of.ops(name)))
 
-        region_1 = start("region-1", of.config("region-1", (), egress))
-        region_2 = start("region-2", of.config("region-2", ("region-1",), egress))
+        region_1 = start("region-1", of.config("region-1", (), egress_toml(STREAM, player)))
+        region_2 = start("region-2", of.config("region-2", ("region-1",)))
         edge = start("edge", of.config("edge", ("region-1", "region-2"), ingest_toml(STREAM, ingest)))
         wait_for(
             "members",
@@ -103,8 +127,20 @@ def test_a_fleet_with_records(tmp_path: Path) -> None:
             source.send(200)
             assert len(received(sock)) == 200
 
-        # A renewed record is read by SIGHUP, and carried by the next handshake.
+        # It is renewed by the job, which gives it to a region, and comes to the edge by itself.
+        assert "the record of this node ends" in edge.json("/readyz")["notes"][0]
+        assert len(of.renew(region_2).splitlines()) == 2
+        wait_for("renewal", lambda: edge.json("/readyz")["notes"] == [])
+        assert edge.logged("record_renewed") == 1
         before = edge.json("/v1/status")["fleet"]["record"]["expires"]
+        wait_for("state", lambda: '"record": ""' not in (tmp_path / "edge.state/fleet.json").read_text())
+        of.age("edge", days=80)
+        assert edge.end()[0] == 0
+        edge = start("edge", tmp_path / "edge.toml")
+        assert edge.json("/v1/status")["fleet"]["record"]["expires"] == before
+        wait_for("members", lambda: peers(edge) == {"region-1", "region-2"})
+
+        # One that is signed by hand is read by SIGHUP, and carried by the next handshake.
         of.sign("edge", "--renew", "--days", "300")
         edge.popen.send_signal(signal.SIGHUP)
         wait_for("reload", lambda: edge.json("/v1/status")["fleet"]["record"]["expires"] > before)

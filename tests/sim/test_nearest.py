@@ -53,7 +53,10 @@ class Regional(Trusting):
     def record(self, name: str, *, key: bytes | None = None, issued_s: int = SIGNED_S) -> bytes:
         addresses = ((HOSTS[name], HOP_PORT),) if name != "edge" else ()
         expires_s = issued_s + int(self.days * DAY_S)
-        of = Record(name, f"of-{name}", public_key(key or self.key(name)), issued_s, expires_s, addresses)
+        role = self.specs[name].role
+        of = Record(
+            name, f"of-{name}", public_key(key or self.key(name)), issued_s, expires_s, addresses, role
+        )
         return sign(self.authority, of)
 
     def regions(self) -> dict[str, dict[str, Any]]:
@@ -176,7 +179,7 @@ def test_what_a_region_says_is_a_hint_no_more(seed: int) -> None:
     assert machine.hops is not None
     addresses = (("203.0.113.66", 53),)
     key = public_key(bytes(range(32)))
-    record = Record("r8", "x", key, SIGNED_S, SIGNED_S + DAY_S, addresses)
+    record = Record("r8", "x", key, SIGNED_S, SIGNED_S + DAY_S, addresses, "region")
     machine.hops.send(fleet.now_ns, fleet.hop("r1", "edge"), Regions((sign(bytes(32), record),)))
     fleet.network.wake(fleet.nodes["r1"])
     fleet.run(5)

@@ -57,7 +57,8 @@ class Trusting(Fleet):
 
     def record(self, name: str, *, key: bytes | None = None, issued_s: int = SIGNED_S) -> bytes:
         expires_s = issued_s + int(self.days * DAY_S)
-        of = Record(name, "default", public_key(key or self.key(name)), issued_s, expires_s)
+        role = self.specs[name].role if name in self.specs else "edge"
+        of = Record(name, "default", public_key(key or self.key(name)), issued_s, expires_s, (), role)
         return sign(self.authority, of)
 
     def outside(self, name: str) -> dict[str, Any]:

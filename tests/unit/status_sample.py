@@ -83,6 +83,7 @@ _SILENT: dict[str, Any] = {
 _SELF: dict[str, Any] = {
     "name": "edge-sgp-1",
     "region": "ap-southeast",
+    "role": "edge",
     "self": True,
     "connected": True,
     "age_seconds": 0.25,
@@ -108,6 +109,7 @@ _SELF: dict[str, Any] = {
 _PEER: dict[str, Any] = {
     "name": "region-sgp",
     "region": "ap-southeast",
+    "role": "region",
     "self": False,
     "connected": True,
     "age_seconds": 4.5,
@@ -119,6 +121,17 @@ _PEER: dict[str, Any] = {
         "age_seconds": 4.5,
     },
 }
+
+
+def _hop_to(node: str, delay_ms: float | None = None, **known: float) -> dict[str, Any]:
+    return {
+        "node": node,
+        "delay_ms": delay_ms,
+        "loss_ratio": known.get("loss"),
+        "residual_ratio": known.get("residual"),
+        "added_delay_ms": {"p50": known.get("p50"), "p99": known.get("p99")},
+    }
+
 
 _STATUS: dict[str, Any] = {
     "node": {
@@ -134,7 +147,19 @@ _STATUS: dict[str, Any] = {
             "epoch": 1,
             "source": "ingest",
             "latency_ms": 400,
-            "path": [{"node": "edge-sgp-1", "delay_ms": None, "loss_ratio": None}],
+            "path": [_hop_to("edge-sgp-1")],
+            "behind": {
+                "nodes": 5,
+                "hops": [
+                    {
+                        "from": "edge-sgp-1",
+                        **_hop_to("region-sgp", 50.6, loss=0.302, residual=0.0001, p50=12, p99=161),
+                        "leaves": True,
+                    },
+                    {"from": "region-sgp", **_hop_to("region-fra"), "leaves": False},
+                ],
+            },
+            "leaves": False,
             "sent_to": [{"peer": "region-sgp", "accepted": True, "delay_ms": 50.6, "loss_ratio": 0.302}],
             "waits": None,
             "route": {
@@ -217,10 +242,19 @@ _STATUS: dict[str, Any] = {
             "expires": "2027-01-30T00:00:00Z",
             "expires_in_seconds": 5_443_200,
             "revoked": False,
+            "role": "edge",
         },
         "proven_time": "2026-11-28T00:00:00Z",
         "revocations": {"issued": "2026-11-27T00:00:00Z", "keys": 1},
-        "members": [{"name": "edge-sgp-9", "region": "ap-southeast", "expires": "2027-01-30T00:00:00Z"}],
+        "members": [
+            {
+                "name": "edge-sgp-9",
+                "region": "ap-southeast",
+                "role": "edge",
+                "expires": "2027-01-30T00:00:00Z",
+            }
+        ],
+        "renewals": {"kept": 2, "untold": 1},
         "max_peers": 256,
         "regions": [
             {
@@ -234,10 +268,12 @@ _STATUS: dict[str, Any] = {
         ],
     },
     "peers": [_SELF, _PEER],
+    "directory": [{"stream": "studio", "region": "region-sgp"}, {"stream": "news", "region": "region-fra"}],
     "engine": {"received_datagrams": 56000, "pool.exhausted": 0},
     "board": {"backlog_drops": 5, "udp_drops": 6, "unreadable": 0},
     "ready": True,
     "reasons": [],
+    "notes": [],
 }
 
 

@@ -319,7 +319,7 @@ def test_status_from_something_else(
 def test_status_bounds_what_it_reads(
     start: Callable[..., Node], capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "MAX_ANSWER_BYTES", 100)
+    monkeypatch.setattr("relay.client.MAX_ANSWER_BYTES", 100)
     node = start(lambda path, _: (200, b'"' + b"x" * 100 + b'"'))
     assert cli.main(["status", "--url", node.url]) == 1
     assert "is no relay node" in capsys.readouterr().err

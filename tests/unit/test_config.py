@@ -540,8 +540,10 @@ def fleet(tmp_path: Path, more: str = "", authority: bytes = AUTHORITY) -> str:
     return f'{with_state}[hop]\nkey_file = "{tmp_path}/node.key"\n[fleet]\nauthority_key = "{public}"\n{more}'
 
 
-def record_of(name: str = "a", region: str = "default", private: bytes = bytes(range(32))) -> str:
-    of = Record(name, region, x25519_public_key(private), SIGNED_S, SIGNED_S + 1)
+def record_of(
+    name: str = "a", region: str = "default", private: bytes = bytes(range(32)), role: str = "edge"
+) -> str:
+    of = Record(name, region, x25519_public_key(private), SIGNED_S, SIGNED_S + 1, (), role)
     return to_text(sign(AUTHORITY, of))
 
 
@@ -570,6 +572,7 @@ def test_a_stream_may_come_from_a_member(tmp_path: Path) -> None:
         ("record", record_of(), None),
         ("record", record_of("b"), "found a record of b, expected one of a"),
         ("record", record_of(region="r"), "found a record of r, expected one of default"),
+        ("record", record_of(role="region"), "found a record of role region, expected one of role edge"),
         ("record", record_of(private=bytes(32)), "found a record of another key"),
         ("record", "rubbish", "no record in it, expected what `relay fleet sign` writes"),
         ("record", None, "no such file or directory, expected what `relay fleet sign` writes"),

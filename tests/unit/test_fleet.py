@@ -1,7 +1,10 @@
 """`relay fleet`: what it writes, prints and refuses."""
 
+import base64
 import os
 import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from relay import cli, fleet
 from relay.core.keys import format_key, parse_key
 from relay.core.record import LIFE_MAX_S, REVOKED_MAX, Record, Revocations, decode, from_text, verify
+from relay.web.ops import RECORDS_MAX
 from relay_ext.crypto import ed25519_public_key
 
 Capture = pytest.CaptureFixture[str]
@@ -97,6 +101,7 @@ def test_sign_and_show(here: Path, capsys: Capture) -> None:
     assert run(capsys, "show", "n.record", "--authority-key", public).splitlines() == [
         "name        n",
         "region      r",
+        "role        edge",
         f"key         {KEY}",
         "addresses   203.0.113.7:7400 [2001:db8::9]:7400",
         "signed      2027-01-15 08:00:00 UTC",
@@ -129,6 +134,104 @@ def test_renew(here: Path, capsys: Capture, clock: Clock) -> None:
     assert "cannot be read" in refused(capsys, 2, "sign", "--authority", "fleet.key", "--out", "x", "--renew")
 
 
+@dataclass
+class FakeNode:
+    """What `relay fleet renew` hands its records to."""
+
+    records: list[bytes] = field(default_factory=list)
+    answers: Iterator[dict[str, int]] = field(default_factory=lambda: iter(()))
+
+    def call(self, url: str, path: str, content: dict[str, list[str]]) -> dict[str, int]:
+        assert (url, path) == ("http://127.0.0.1:7480", "/v1/records")
+        given = [base64.b64decode(of) for of in content["records"]]
+        assert len(given) <= RECORDS_MAX
+        self.records += given
+        return next(self.answers, {"taken": len(given)})
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> FakeNode:
+    node = FakeNode()
+    monkeypatch.setattr(fleet, "call", node.call)
+    return node
+
+
+RENEW = ("renew", "--authority", "fleet.key", "--revoked", "list")
+
+
+def test_what_is_due_is_signed_anew_and_all_is_given_to_the_node(
+    here: Path, capsys: Capture, clock: Clock, node: FakeNode
+) -> None:
+    run(capsys, *REVOKE)
+    run(capsys, *NEW, "--role", "region", "--address", "203.0.113.7:7400", "--days", "9")
+    clock.now_s += 6 * DAY_S
+    before = Path("n.record").read_text()
+    assert run(capsys, *RENEW, "n.record") == "1 records given to http://127.0.0.1:7480\n"
+    assert Path("n.record").read_text() == before
+    clock.now_s += 1
+    out = run(capsys, *RENEW, "n.record")
+    assert out.startswith("n.record: n, valid until 2027-01-30 08:00:01 UTC\n")
+    now_s = int(clock.now_s)
+    assert signed("n.record") == Record(
+        "n", "r", bytes(range(32)), now_s, now_s + 9 * DAY_S, (("203.0.113.7", 7400),), "region"
+    )
+    assert node.records == [from_text(before), from_text(Path("n.record").read_text())]
+
+
+def test_many_records_are_given_in_parts(here: Path, capsys: Capture, node: FakeNode) -> None:
+    run(capsys, *REVOKE)
+    names = [f"n{i}.record" for i in range(2 * RECORDS_MAX + 1)]
+    for name in names:
+        run(capsys, "sign", "--authority", "fleet.key", "--out", name, *NEW[5:])
+    assert run(capsys, *RENEW, *names) == "25 records given to http://127.0.0.1:7480\n"
+    assert len(node.records) == 25
+
+
+def test_what_is_not_renewed_keeps_nothing_else_back(
+    here: Path, capsys: Capture, clock: Clock, node: FakeNode
+) -> None:
+    other = format_key(bytes(32))
+    run(capsys, *REVOKE, other)
+    run(capsys, *NEW)
+    run(capsys, "sign", "--authority", "fleet.key", "--out", "bad", *NEW[5:9], "--key", other)
+    run(capsys, "sign", "--authority", "fleet.key", "--out", "gone", *NEW[5:], "--days", "69")
+    clock.now_s += 70 * DAY_S
+    run(capsys, "sign", "--authority", "fleet.key", "--out", "late", *NEW[5:])
+    clock.now_s -= DAY_S
+    Path("rubbish").write_text("rubbish")
+    assert cli.main(["fleet", *RENEW, "rubbish", "bad", "late", "gone", "list", "none", "n.record"]) == 1
+    out, err = capsys.readouterr()
+    assert [line.split(" ", 2)[2] for line in err.splitlines()] == [
+        "is neither a record nor a list of revoked keys",
+        "n is revoked, and not renewed: remove the file",
+        "was signed on 2027-03-26 08:00:00 UTC, which is in the future: set the clock",
+        "has expired: if n is to go on, `relay fleet sign --renew` it",
+        "is a list of revoked keys, not a record to renew",
+        "cannot be read: No such file or directory",
+    ]
+    assert out.startswith("n.record: n, valid until ")
+    assert [decode(of) for of in node.records] == [signed("n.record")]
+
+
+def test_what_the_node_refuses_is_said(here: Path, capsys: Capture, node: FakeNode) -> None:
+    run(capsys, *REVOKE)
+    run(capsys, *NEW)
+    node.answers = iter([{"no fleet": 1}])
+    assert cli.main(["fleet", *RENEW, "n.record"]) == 1
+    assert capsys.readouterr().err == "relay: the node at http://127.0.0.1:7480 refuses 1: no fleet\n"
+    assert "is the record of n" in refused(capsys, 2, *RENEW[:4], "n.record", "n.record")
+    assert "required: --revoked" in refused(capsys, 2, *RENEW[:3], "n.record")
+
+
+def test_a_role_is_signed_and_stays(here: Path, capsys: Capture) -> None:
+    run(capsys, *NEW, "--role", "region")
+    run(capsys, *SIGN, "--renew")
+    of = signed("n.record")
+    assert isinstance(of, Record) and of.role == "region"
+    assert "role        region" in run(capsys, "show", "n.record")
+    assert "invalid choice" in refused(capsys, 2, *NEW, "--role", "seed")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -143,7 +246,7 @@ def test_renew(here: Path, capsys: Capture, clock: Clock) -> None:
         ((*NEW, "--address", "host.example:7400"), "records hold no names"),
         ((*NEW, "--address", "[fe80::1%eth0]:7400"), "records hold no names"),
         ((*NEW, "--address", "203.0.113.7"), "has no"),
-        ((*NEW, "--name", "n" * 63, "--region", "r" * 63), "34 bytes too long"),
+        ((*NEW, "--name", "n" * 63, "--region", "r" * 63), "35 bytes too long"),
         ((*NEW, "--address", "1.2.3.4:1") + ("--address", "1.2.3.4:1") * 8, "at most 8 addresses"),
         ((*NEW, "--authority", "none"), "none cannot be read"),
         ((*NEW, "--authority", "public"), "public holds no fleet's key"),

@@ -11,7 +11,7 @@ RELAY = (
     ("relay", "relay.errors", "relay.seq", "relay.log", "relay.files"),
     ("relay.wire",),
     ("relay.core",),
-    ("relay.config",),
+    ("relay.config", "relay.client"),
     ("relay.media",),
     ("relay.services",),
     ("relay.web",),

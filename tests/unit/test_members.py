@@ -1,9 +1,11 @@
 """Members on one node: what it keeps, warns of, and survives; whole fleets are in tests/sim/test_trust.py."""
 
+import base64
 import json
 import logging
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,11 @@ import pytest
 from relay.config import FleetConfig
 from relay.core.handshake import Identity
 from relay.core.noise import public_key
-from relay.core.record import Record, revise, sign, to_text
+from relay.core.record import Record, RecordError, revise, sign, to_text
 from relay.errors import ConfigError
 from relay.lab.virtual import MemoryStore
 from relay.services.hops import Hop, Hops
-from relay.services.members import LOOK_NS, SAVE_NS, Members
+from relay.services.members import SAVE_NS, Members
 from relay.services.shards import Shards
 from relay.wire.hop import SECOND
 from relay.wire.messages import Message, RevocationList
@@ -57,6 +59,7 @@ class Node:
             self.config,
             self.identity,
             self.hops,
+            role="edge",
             store=store,
             read=lambda path: to_text(self.files[str(path)]),
             wall_clock=lambda: self.wall_s,
@@ -116,6 +119,7 @@ def test_nothing_is_kept_of_another_fleet(nodes: list[Node]) -> None:
         "proven_time": None,
         "revocations": None,
         "members": [],
+        "renewals": {"kept": 0, "untold": 0},
         "max_peers": 256,
     }
 
@@ -129,7 +133,15 @@ def test_rubbish_that_was_kept_is_passed_over(nodes: list[Node], text: str) -> N
 
 
 @pytest.mark.parametrize(
-    "change", [{"proven_s": "x"}, {"revocations": "===="}, {"revocations": "AAAA"}, {"proven_s": None}]
+    "change",
+    [
+        {"proven_s": "x"},
+        {"proven_s": None},
+        {"revocations": "===="},
+        {"revocations": "AAAA"},
+        {"record": "===="},
+        {"record": "AAAA"},
+    ],
 )
 def test_what_was_kept_and_damaged_is_passed_over_with_a_warning(
     nodes: list[Node], caplog: pytest.LogCaptureFixture, change: dict[str, object]
@@ -155,32 +167,99 @@ def levels(caplog: pytest.LogCaptureFixture, name: str) -> list[int]:
     return [record.levelno for record in caplog.records if record.getMessage() == name]
 
 
-def test_the_end_of_the_own_record_is_warned_of_by_either_clock(
+def test_the_end_of_the_own_record_is_told_once_by_either_clock(
     nodes: list[Node], caplog: pytest.LogCaptureFixture
 ) -> None:
     nodes.append(node := Node(MemoryStore(), record=own()).start())
-    assert levels(caplog, "record_expires") == []
-    node.wall_s = SIGNED_S + 61 * DAY_S
-    for hours in range(48):
-        node.members.poll(LOOK_NS + hours * SAVE_NS)
-    assert levels(caplog, "record_expires") == [logging.WARNING] * 2
-    status = node.status(0)["record"]
-    assert status["expires_in_seconds"] == 29 * DAY_S and not status["revoked"]
-    node.wall_s = 0  # the board has lost its clock, but not what it knows
-    node.members.poll(89 * LOOK_NS)
-    assert levels(caplog, "record_expires") == [logging.WARNING] * 3
-    node.members.poll(91 * LOOK_NS)
-    assert levels(caplog, "record_expired") == [logging.ERROR]
-
-
-def test_a_short_record_is_warned_of_when_a_third_of_it_is_left(
-    nodes: list[Node], caplog: pytest.LogCaptureFixture
-) -> None:
-    nodes.append(node := Node(MemoryStore(), record=own(days=3)).start())
-    node.members.reload(2 * LOOK_NS, node.config)
-    assert levels(caplog, "record_expires") == []
-    node.members.reload(2 * LOOK_NS + SECOND, node.config)
+    day_ns = DAY_S * SECOND
+    node.wall_s = SIGNED_S + 67 * DAY_S
+    node.members.poll(SAVE_NS)
+    assert levels(caplog, "record_expires") == [] == node.members.notes(SAVE_NS)
+    assert node.members.left_permille(SAVE_NS) == 255
+    node.wall_s = SIGNED_S + 68 * DAY_S
+    for hours in range(2, 50):
+        node.members.poll(hours * SAVE_NS)
     assert levels(caplog, "record_expires") == [logging.WARNING]
+    assert node.members.notes(SAVE_NS) == [
+        "the record of this node ends 2027-04-15T08:00:00Z, and no renewed one has come"
+    ]
+    status = node.status(0)["record"]
+    assert status["expires_in_seconds"] == 22 * DAY_S and not status["revoked"]
+    node.wall_s = 0  # the board has lost its clock, but not what it knows
+    node.members.poll(89 * day_ns)
+    assert levels(caplog, "record_expires") == [logging.WARNING]
+    for days in (91, 92):
+        node.members.poll(days * day_ns)
+    assert levels(caplog, "record_expired") == [logging.ERROR]
+    assert node.members.left_permille(91 * day_ns) == 0
+    assert "has expired: 2027-04-15" in node.members.notes(91 * day_ns)[0]
+
+
+# ---- a renewed record of its own ------------------------------------------------------------------
+
+
+def hand(node: Node, packed: bytes, now_ns: int = 0) -> str | None:
+    """Why a record that is handed in is refused."""
+    try:
+        node.members.renewals.hand(now_ns, packed)
+    except RecordError as error:
+        return error.reason
+    return None
+
+
+def test_a_renewed_record_is_used_at_once_and_after_a_restart(nodes: list[Node]) -> None:
+    store = MemoryStore()
+    nodes.append(node := Node(store, record=own()).start())
+    renewed = own(SIGNED_S + 60 * DAY_S)
+    assert hand(node, renewed) is None
+    assert node.identity.record == renewed
+    assert node.status()["record"]["issued"] == "2027-03-16T08:00:00Z"
+    assert json.loads(store.text)["record"] == base64.b64encode(renewed).decode()
+    # The latest of file and state counts, whichever that is.
+    nodes.append(again := Node(store, record=own()).start())
+    assert again.identity.record == renewed
+    later = own(SIGNED_S + 61 * DAY_S)
+    nodes.append(again := Node(store, record=later).start())
+    assert again.identity.record == later
+    assert hand(again, own(SIGNED_S + 60 * DAY_S + 1)) is None
+    again.members.reload(0, again.config)
+    assert again.identity.record == later
+
+
+def test_a_node_without_a_record_takes_the_one_that_comes(nodes: list[Node]) -> None:
+    store = MemoryStore()
+    nodes.append(node := Node(store).start())
+    assert node.members.left_permille(0) is None
+    assert hand(node, own()) is None
+    nodes.append(again := Node(store).start())
+    assert node.identity.record == again.identity.record == own()
+
+
+def test_what_is_no_record_of_this_node_is_not_adopted(nodes: list[Node]) -> None:
+    nodes.append(node := Node(MemoryStore(), record=own()).start())
+    later = {"issued_s": SIGNED_S + DAY_S, "expires_s": SIGNED_S + 2 * DAY_S}
+    of = Record("own", "default", public_key(STATIC), SIGNED_S, SIGNED_S + DAY_S)
+    assert hand(node, sign(bytes(32), replace(of, **later))) == "record forged"
+    for change in ({"name": "other"}, {"role": "region"}):
+        packed = sign(AUTHORITY, replace(of, **later, **change))  # type: ignore[arg-type]
+        assert hand(node, packed) == "record of another name or role"
+    node.members.trust.revoke(0, revoked(public_key(STATIC)))
+    assert hand(node, own(SIGNED_S + DAY_S)) == "record revoked"
+    node.members.trust.witness(0, SIGNED_S + 400 * DAY_S)
+    node.members.trust.revoke(0, revoked(issued_s=SIGNED_S + 1))
+    assert hand(node, own(SIGNED_S + DAY_S)) == "record expired"
+    assert node.identity.record == own()
+
+
+def test_a_record_that_was_kept_for_another_key_is_not_used(nodes: list[Node]) -> None:
+    store = MemoryStore()
+    other = Record("own", "default", bytes(32), SIGNED_S, SIGNED_S + DAY_S)
+    nodes.append(node := Node(store, record=own()).start())
+    node.members.save(0)
+    kept = json.loads(store.text) | {"record": base64.b64encode(sign(AUTHORITY, other)).decode()}
+    store.text = json.dumps(kept)
+    nodes.append(again := Node(store, record=own()).start())
+    assert again.identity.record == own()
 
 
 def test_a_node_says_that_it_has_been_revoked(nodes: list[Node], caplog: pytest.LogCaptureFixture) -> None:

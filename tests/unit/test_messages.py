@@ -38,6 +38,7 @@ from relay.wire.messages import (
     Publish,
     PublishOk,
     PublishRefused,
+    Records,
     Regions,
     RevocationList,
     Subscribe,
@@ -49,6 +50,7 @@ from relay.wire.messages import (
     decode,
     encode,
 )
+from relay.wire.paths import HopFigures, HopsBefore, HopsBehind, TreeHop
 
 VIDEO = Track(0, "video", "H264/90000", 96, 90_000, "packetization-mode=1;sprop-parameter-sets=Z0IAKeK=,aM44")
 AUDIO = Track(1, "audio", "opus/48000/2", 97, 48_000)
@@ -70,6 +72,9 @@ MESSAGES = [
     RevocationList(b"\xff" * 842),
     AskRegions(),
     Regions((b"\xff" * 200,) * 4),
+    Records((b"\xff" * 200,) * 4),
+    HopsBefore("studio", (HopFigures(400, 300_000, 0, None, None), HopFigures())),
+    HopsBehind("studio", 9, (TreeHop("a", 0, False), TreeHop("out", 0, True, HopFigures(1, 2, 3, 4, 5)))),
     Goodbye(),
 ]
 
@@ -171,6 +176,40 @@ def test_fields_that_may_be_missing(message):
 def test_what_breaks_the_rules_is_refused_when_sent(message):
     with pytest.raises(WireError):
         encode(message)
+
+
+HOP = [400, 300_000, 0, None, None]
+BEFORE = {"t": 20, "stream": "studio", "hops": [HOP]}
+BEHIND = {"t": 21, "stream": "studio", "nodes": 2, "hops": [["a", 0, False, *HOP], ["out", 0, True, *HOP]]}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        BEFORE | {"hops": []},
+        BEFORE | {"hops": [HOP] * 3},
+        BEFORE | {"hops": [HOP[:4]]},
+        BEFORE | {"hops": [[*HOP[:4], -1]]},
+        BEFORE | {"hops": [[65536, *HOP[1:]]]},
+        BEFORE | {"hops": [[400, 1_000_001, *HOP[2:]]]},
+        BEFORE | {"hops": [[400, 0.3, *HOP[2:]]]},
+        BEFORE | {"hops": [400]},
+        BEHIND | {"nodes": 1},
+        BEHIND | {"hops": []},
+        BEHIND | {"nodes": 99, "hops": [["a", 0, False, *HOP]] * 25},
+        BEHIND | {"hops": [["a", 1, False, *HOP]]},
+        BEHIND | {"hops": [["a", 0, False, *HOP], ["b", 1, False, *HOP]]},
+        BEHIND | {"hops": [["a", -1, False, *HOP]]},
+        BEHIND | {"hops": [["", 0, False, *HOP]]},
+        BEHIND | {"hops": [["a\n", 0, False, *HOP]]},
+        BEHIND | {"hops": [["a", 0, 1, *HOP]]},
+    ],
+)
+def test_hops_that_break_the_rules_are_refused(fields):
+    decode(msgpack.packb(BEFORE))
+    decode(msgpack.packb(BEHIND))
+    with pytest.raises(WireError):
+        decode(msgpack.packb(fields))
 
 
 def test_unknown_fields_are_ignored_and_unknown_kinds_told_apart():

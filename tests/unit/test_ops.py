@@ -1,9 +1,11 @@
 """The operations API, through a real HTTP server on loopback."""
 
 import asyncio
+import base64
 import json
 import socket
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from relay.config import Address
 from relay.web import ops
+from relay.wire.messages import NODE_RECORD_BYTES_MAX
 from tests.unit.status_sample import sample
 
 
@@ -21,6 +24,7 @@ class View:
     def __init__(self) -> None:
         self.reasons: list[str] = []
         self.drained: list[float | None] = []
+        self.records: list[bytes] = []
         self.looks = 0
         self.content = sample()
 
@@ -29,6 +33,13 @@ class View:
 
     def ready(self) -> list[str]:
         return self.reasons
+
+    def notes(self) -> list[str]:
+        return ["the record ends"]
+
+    def hand_records(self, records: Sequence[bytes]) -> Counter[str]:
+        self.records += records
+        return Counter(taken=len(records))
 
     def status(self) -> dict[str, Any]:
         return self.content
@@ -79,9 +90,11 @@ def served(test: Callable[[Call, View], Awaitable[None]]) -> None:
 def test_health_and_readiness() -> None:
     async def test(call: Call, view: View) -> None:
         assert await call("GET", "/healthz") == (200, "text/plain", "ok")
-        assert await call("GET", "/readyz") == (200, "application/json", {"ready": True, "reasons": []})
+        notes = ["the record ends"]
+        answer = {"ready": True, "reasons": [], "notes": notes}
+        assert await call("GET", "/readyz") == (200, "application/json", answer)
         view.reasons = ["no hop is connected"]
-        answer = {"ready": False, "reasons": ["no hop is connected"]}
+        answer = {"ready": False, "reasons": ["no hop is connected"], "notes": notes}
         assert await call("GET", "/readyz") == (503, "application/json", answer)
         assert (await call("GET", "/healthz"))[0] == 200
 
@@ -181,6 +194,46 @@ def test_drain_refuses_web_pages_and_large_bodies() -> None:
         status, _, answer = await call("POST", "/v1/drain", data=b" " * 5000)
         assert status == 413 and "at most 4096 bytes" in answer["error"]
         assert view.drained == []
+
+    served(test)
+
+
+def test_records_are_handed_in() -> None:
+    async def test(call: Call, view: View) -> None:
+        whole = [
+            base64.b64encode(bytes([i]) * NODE_RECORD_BYTES_MAX).decode() for i in range(ops.RECORDS_MAX)
+        ]
+        body = json.dumps({"records": whole}).encode()
+        answer = {"taken": ops.RECORDS_MAX}
+        assert await call("POST", "/v1/records", data=body) == (200, "application/json", answer)
+        assert view.records == [bytes([i]) * NODE_RECORD_BYTES_MAX for i in range(ops.RECORDS_MAX)]
+
+    served(test)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(
+            b"",
+            b"x",
+            b"[]",
+            b"{}",
+            b"[" * 4000,
+            b'{"records": 3}',
+            b'{"records": [3]}',
+            b'{"records": ["="]}',
+        ),
+        *(b'{"records": [], "more": 1}', b'{"records": [' + b",".join([b'""'] * 13) + b"]}"),
+    ],
+)
+def test_what_is_no_records_is_refused(body: bytes) -> None:
+    async def test(call: Call, view: View) -> None:
+        status, _, answer = await call("POST", "/v1/records", data=body)
+        assert status == 400 and "at most 12 records in base64" in answer["error"]
+        headers = {"Origin": "https://example.org"}
+        assert (await call("POST", "/v1/records", data=b'{"records": []}', headers=headers))[0] == 403
+        assert view.records == []
 
     served(test)
 

@@ -1,6 +1,7 @@
 """Statements of the fleet's key: round trips, bounds, and that no bit of them can be changed."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -121,6 +122,7 @@ def body(**parts: bytes) -> bytes:
         "issued": NOW_S.to_bytes(4, "big"),
         "expires": (NOW_S + DAY_S).to_bytes(4, "big"),
         "key": KEY,
+        "role": b"\x01",
         "name": b"\x01a",
         "region": b"\x01b",
         "addresses": b"\x01\x04\x7f\x00\x00\x01\x1c\xe8",
@@ -129,7 +131,9 @@ def body(**parts: bytes) -> bytes:
 
 
 def test_the_body_is_decoded() -> None:
-    assert decode(body()) == Record("a", "b", KEY, NOW_S, NOW_S + DAY_S, (("127.0.0.1", 7400),))
+    of = Record("a", "b", KEY, NOW_S, NOW_S + DAY_S, (("127.0.0.1", 7400),), "region")
+    assert decode(body()) == of
+    assert decode(body(role=b"\0")) == replace(of, role="edge")
 
 
 @pytest.mark.parametrize(
@@ -141,6 +145,8 @@ def test_the_body_is_decoded() -> None:
         {"type": b""},
         {"expires": NOW_S.to_bytes(4, "big")},
         {"expires": (NOW_S + LIFE_MAX_S + 1).to_bytes(4, "big")},
+        {"role": b"\x02"},
+        {"role": b""},
         {"name": b"\x00"},
         {"name": b"\x01\xff"},
         {"name": b"\x01\n"},
@@ -183,7 +189,7 @@ def test_text_that_holds_no_statement(text: str) -> None:
 
 
 def test_the_longest_record_fits_the_payload_of_a_handshake() -> None:
-    record = Record("n" * 46, "r" * 46, KEY, NOW_S, NOW_S + DAY_S)
+    record = Record("n" * 46, "r" * 45, KEY, NOW_S, NOW_S + DAY_S)
     packed = sign(AUTHORITY, record)
     assert len(packed) == NODE_RECORD_BYTES_MAX
     hello = Hello(2**64 - 1, 2**32 - 1, 255, "", (1,), (2, 1), packed)
@@ -236,9 +242,10 @@ def test_records_cannot_be_voided_ahead() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"name": ""}, {"region": "a b"}, {"public_key": b"short"}, {"expires_s": NOW_S}]
+    "change",
+    [{"name": ""}, {"region": "a b"}, {"public_key": b"short"}, {"expires_s": NOW_S}, {"role": "seed"}],
 )
 def test_what_is_no_record(change: dict[str, object]) -> None:
     of = {"name": "a", "region": "b", "public_key": KEY, "issued_s": NOW_S, "expires_s": NOW_S + 1}
-    with pytest.raises(ValueError, match=r"a name|a key|a record"):
+    with pytest.raises(ValueError, match=r"a name|a key|a record|a role"):
         Record(**{**of, **change})  # type: ignore[arg-type]

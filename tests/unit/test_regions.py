@@ -91,8 +91,9 @@ def signed(
     issued_s: int = SIGNED_S,
     addresses: tuple[tuple[str, int], ...] = (ADDRESS,),
     authority: bytes = AUTHORITY,
+    role: str = "region",
 ) -> bytes:
-    of = Record(name, "eu", public or key(name), issued_s, issued_s + DAY_S, addresses)
+    of = Record(name, "eu", public or key(name), issued_s, issued_s + DAY_S, addresses, role)
     return sign(authority, of)
 
 
@@ -118,6 +119,7 @@ def test_a_region_that_is_named_is_called_at_the_addresses_in_its_record(edge: N
         b"rubbish",
         signed("a", authority=bytes(32)),
         signed("a")[:-1] + b"\0",
+        signed("a", role="edge"),
         sign(AUTHORITY, revise(None, SIGNED_S, ())),
     ],
 )

@@ -59,7 +59,7 @@ def test_a_state_that_was_overtaken_is_passed_over():
 def test_what_is_no_state_is_refused():
     p = pair(1)
     connect(p)
-    too_long = encode(Digest()).replace(b"\x81", b"\x82") + b"\xa2zz\xda\x00\xc8" + b"x" * 200
+    too_long = encode(Digest()).replace(b"\x81", b"\x82") + b"\xa2zz\xda\x04\x00" + b"x" * 1024
     for message in (encode(PublishOk(1, 1)), b"", b"\x80", too_long):
         assert receives(p, state_frame(9, message)) == []
     assert p.down.drops["malformed control"] == 4

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from relay.web.status_text import render
+from relay.web.status_text import ELSEWHERE_MAX, render
 from tests.unit.status_sample import sample
 
 
@@ -18,8 +18,13 @@ def test_the_sample() -> None:
         "192.0.2.10:6004 192.0.2.11:6004\n"
         "studio  ingest  audio opus/48000/2  -       0         0          0     0     220      -\n"
         "\n"
-        "STREAM  PATH        SENT TO                    WAITS BECAUSE\n"
-        "studio  edge-sgp-1  region-sgp (51 ms, 30.2%)  -\n"
+        "STREAM  HOP                      DELAY MS  LOSS   AFTER REPAIR  ADDED P50 P99  LEAVES\n"
+        "studio  edge-sgp-1 > region-sgp  51        30.2%  0.01%         12 161         there\n"
+        "studio  region-sgp > region-fra  -         -      -             - -\n"
+        "studio  and 3 more               -         -      -             -              -\n"
+        "\n"
+        "STREAM ELSEWHERE  AT\n"
+        "news              region-fra\n"
         "\n"
         "STREAM  ROUTE         COST MS  OF WHICH                                  WHY\n"
         "studio  > region-sgp  115.4    50.0 propagation + 0.3 queue + 65.1 loss  lowest cost, 115.2 ms\n"
@@ -42,12 +47,12 @@ def test_the_sample() -> None:
         "HOP         DROPPED BECAUSE  PACKETS\n"
         "region-sgp  replayed         7\n"
         "\n"
-        "NODE        REGION        CONNECTED  VERSION  AGE S  STREAMS  HEADROOM  LAG MS  MEMORY FREE  "
-        "CELSIUS  WRONG, AND ITS COST\n"
-        "edge-sgp-1  ap-southeast  self       0.1.0    0.2    1        91%       2       64%          "
-        "81       hot 4 ms, throttled 20 ms\n"
-        "region-sgp  ap-southeast  yes        -        4.5    -        -         -       -            "
-        "-        headroom unknown 2 ms\n"
+        "NODE        REGION        ROLE    CONNECTED  VERSION  AGE S  STREAMS  HEADROOM  LAG MS  "
+        "MEMORY FREE  CELSIUS  WRONG, AND ITS COST\n"
+        "edge-sgp-1  ap-southeast  edge    self       0.1.0    0.2    1        91%       2       "
+        "64%          81       hot 4 ms, throttled 20 ms\n"
+        "region-sgp  ap-southeast  region  yes        -        4.5    -        -         -       "
+        "-            -        headroom unknown 2 ms\n"
         "\n"
         "EDGES OF    KNOWN     DRAINING  AILING  STREAMS  HEADROOM P50  WORST  HOTTEST C\n"
         "region-sgp  10 of 12  0         0       31       -             5%     -\n"
@@ -56,12 +61,43 @@ def test_the_sample() -> None:
 
 def test_a_node_that_has_nothing_yet() -> None:
     status = sample()
-    status |= {"streams": [], "hops": [], "peers": [], "fleet": None}
+    status |= {"streams": [], "hops": [], "peers": [], "fleet": None, "directory": []}
     status |= {"ready": False, "reasons": ["no stream is configured"]}
     status["node"]["uptime_seconds"] = 3.2
     assert render(status) == (
         "edge-sgp-1  ap-southeast  relay 0.1.0  up 3 s  not ready\n  no stream is configured\n\nno streams\n"
     )
+
+
+def test_a_stream_that_came_over_hops_and_one_that_waits() -> None:
+    status = sample()
+    stream = status["streams"][0]
+    stream["path"] = [{**stream["behind"]["hops"][0], "node": name} for name in ("edge", "a", "b")]
+    stream |= {"behind": {"nodes": 0, "hops": []}, "leaves": True}
+    status["streams"].append({**stream, "name": "news", "path": stream["path"][2:], "waits": "not published"})
+    text = render(status)
+    assert (
+        "STREAM  HOP       DELAY MS  LOSS   AFTER REPAIR  ADDED P50 P99  LEAVES\n"
+        "studio  edge > a  51        30.2%  0.01%         12 161\n"
+        "studio  a > b     51        30.2%  0.01%         12 161         there\n"
+        "\n"
+        "STREAM  WAITS BECAUSE\n"
+        "news    not published\n"
+    ) in text
+
+
+def test_many_streams_elsewhere_are_counted() -> None:
+    status = sample()
+    status["directory"] = [{"stream": f"s{i}", "region": None} for i in range(ELSEWHERE_MAX + 3)]
+    text = render(status)
+    assert "\ns19               -\nand 3 more        -\n" in text
+
+
+def test_what_should_be_seen_to_is_said_first() -> None:
+    status = sample()
+    status |= {"reasons": ["no peer is connected"], "notes": ["the record of this node ends"]}
+    lines = render(status).splitlines()
+    assert lines[1:3] == ["  no peer is connected", "  the record of this node ends"]
 
 
 @pytest.mark.parametrize(
@@ -90,27 +126,6 @@ def test_a_stream_without_a_source_or_a_route() -> None:
     status["streams"][0] |= {"source": None, "route": {"chosen": None, "why": "no peer", "candidates": []}}
     text = render(status)
     assert "studio  none  video" in text and "ROUTE" not in text
-
-
-def test_a_stream_that_came_over_several_hops_and_one_that_waits() -> None:
-    status = sample()
-    came, waits = sample()["streams"][0], sample()["streams"][0]
-    unknown = {"delay_ms": None, "loss_ratio": None}
-    came |= {
-        "path": [
-            {"node": "edge", **unknown},
-            {"node": "region-a", **unknown},
-            {"node": "region-b", "delay_ms": 80.2, "loss_ratio": 0.01},
-        ],
-        "sent_to": [],
-    }
-    waits |= {"path": [{"node": "region-b", **unknown}], "sent_to": [], "waits": "it is not published"}
-    status["streams"] = [came, waits]
-    assert (
-        "STREAM  PATH                                  SENT TO  WAITS BECAUSE\n"
-        "studio  edge > region-a > region-b (80 ms, 1.0%)  -        -\n"
-        "studio  region-b                                  -        it is not published\n"
-    ).splitlines()[1:] == render(status).split("WAITS BECAUSE\n")[1].splitlines()[:2]
 
 
 def test_names_of_other_nodes_cannot_drive_the_terminal() -> None:

@@ -75,6 +75,7 @@ class FakeHop:
     link: Link = LINK
     media_bps: float | None = None
     is_region: bool = False
+    may_be_region: bool = True
 
     @property
     def key(self) -> bytes:
