@@ -172,6 +172,12 @@ BOARD = (
         "CPU time of the busiest packet thread, of one core.",
         PERMILLE,
     ),
+    _Spec(
+        "relay_board_kernel_load_ratio",
+        "kernel_load_permille",
+        "Time that the busiest processor spends on interrupts.",
+        PERMILLE,
+    ),
     _Spec("relay_board_loop_lag_seconds", "loop_lag_ms", "How late the event loop ran, at worst.", MS),
     _Spec("relay_board_temperature_celsius", "temperature_c", "Of the hottest sensor of the processor."),
     _Spec("relay_board_throttled_ratio", "throttled", "1 while the processor is held back, else 0."),

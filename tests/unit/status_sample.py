@@ -93,6 +93,7 @@ _SELF: dict[str, Any] = {
             streams=1,
             headroom_permille=912,
             thread_load_permille=88,
+            kernel_load_permille=31,
             loop_lag_ms=2,
             temperature_c=81,
             throttled=True,

@@ -97,6 +97,7 @@ def test_odd_names_are_escaped() -> None:
 def test_the_board_as_far_as_it_is_known() -> None:
     samples = scrape(sample())
     assert value(samples, "relay_board_headroom_ratio") == 0.912
+    assert value(samples, "relay_board_kernel_load_ratio") == 0.031
     assert value(samples, "relay_board_temperature_celsius") == 81
     assert value(samples, "relay_board_throttled_ratio") == 1
     assert value(samples, "relay_board_loop_lag_seconds") == 0.002
