@@ -21,14 +21,14 @@ REFUSE: Final = 0.80
 SHED: Final = 0.90
 """Measured load at which the next step is taken."""
 SETTLE: Final = 0.85
-"""What sending viewers away aims at: between the two, so that it neither goes on nor is taken back at once."""
+"""What sending viewers away aims at: between the two, so that it neither goes on nor is undone at once."""
 
 LIFE_NS: Final = 3 * SECOND
 """A measured load that is older says nothing any more (as core/health.LIFE_NS)."""
 RESERVE_NS: Final = 3 * SECOND
-"""What was let in is taken to show after this: a round trip or two until media flows, then a whole reading."""
+"""After this what was let in shows: a round trip or two until media flows, then a whole reading."""
 SHARE_MIN: Final = 0.0005
-"""What anything takes at least."""
+"""What anything takes at least: bookkeeping, if nothing else."""
 BPS: Final = 2e6
 PER_BPS: Final = 0.01 / BPS
 """Until something has been measured: a stream of 2 Mb/s takes 1 %, as on a small board."""
@@ -118,15 +118,19 @@ class Admission:
 
     # ---- who is let in -----------------------------------------------------------------------
 
-    def join(self, now_ns: int, key: object, bps: float | None = None) -> str:
+    def join(self, now_ns: int, key: object, bps: float | None = None, limit: float = REFUSE) -> str:
         """Let in what will bring so many bits a second (None: as much as others do), under a key that is its
-        own; or say why not."""
+        own, while u is below a limit; or say why not."""
         u = self.u(now_ns)
-        if u >= REFUSE:
+        if u >= limit:
             term, load = max(self.terms(now_ns).items(), key=lambda of: of[1])
-            return f"this node is {u:.0%} loaded ({term} {load:.0%})"
-        self._reserved[key] = now_ns + RESERVE_NS, self._share(bps)
+            return f"this node is {u:.0%} loaded, {load:.0%} of it {term}"
+        self.reserve(now_ns, key, bps)
         return ""
+
+    def reserve(self, now_ns: int, key: object, bps: float | None = None) -> None:
+        """Count with what comes in any case."""
+        self._reserved[key] = now_ns + RESERVE_NS, self._share(bps)
 
     def _share(self, bps: float | None) -> float:
         """Of the node, that so many bits a second will take."""
