@@ -278,6 +278,7 @@ class Node:
                 "uptime_seconds": round((time.monotonic_ns() - self._started_ns) * 1e-9, 3),
                 "draining": self.machine.streams.draining,
             },
+            "admission": self.machine.streams.admission.status(time.monotonic_ns()),
             "streams": self.streams(),
             "hops": self.hops(),
             "peers": self.peers(),

@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 SECOND: Final = 1_000_000_000
 
@@ -25,8 +25,10 @@ SETTLE: Final = 0.85
 
 LIFE_NS: Final = 3 * SECOND
 """A measured load that is older says nothing any more (as core/health.LIFE_NS)."""
+START_NS: Final = SECOND // 2
+"""Media flows so long after it was let in: a round trip or two."""
 RESERVE_NS: Final = 3 * SECOND
-"""After this what was let in shows: a round trip or two until media flows, then a whole reading."""
+"""Where no reading comes, what was let in is forgotten after this."""
 SHARE_MIN: Final = 0.0005
 """What anything takes at least: bookkeeping, if nothing else."""
 BPS: Final = 2e6
@@ -70,12 +72,16 @@ class Admission:
         """Subscriptions that were told to go elsewhere, or ended, to shed load."""
         self._load: float | None = None
         self._load_ns = 0
+        self._window_ns = SECOND
+        """What the last reading covers."""
         self._terms: dict[str, float] = {}
         self._flow_bps = 0.0
         self._flows = 0
-        self._per_bps = PER_BPS
+        self._mean_bps = 0.0
+        """Of the last second: what has come in its course counts half."""
+        self._per_bps: float | None = None
         self._reserved: dict[object, tuple[int, float]] = {}
-        """By what was let in: until when, and its share."""
+        """By what was let in: when, and its share."""
         self._stepped_ns = 0
         self._given_back_ns: int | None = None
         self._low_ns: int | None = None
@@ -87,12 +93,16 @@ class Admission:
     def observe(self, now_ns: int, terms: Mapping[str, float | None]) -> None:
         """The loads that were measured, 0 to 1, by name; None is unknown."""
         self._terms = {name: load for name, load in terms.items() if load is not None}
-        self._load, self._load_ns = max(self._terms.values(), default=None), now_ns
-        if self._load is not None and self._load >= LEARN and self._flow_bps > 0:
-            self._per_bps += LEARN_SHARE * (self._load / self._flow_bps - self._per_bps)
+        self._load, self._window_ns = max(self._terms.values(), default=None), now_ns - self._load_ns
+        self._load_ns = now_ns
+        if self._load is not None and self._load >= LEARN and self._mean_bps > 0:
+            per_bps = self._load / self._mean_bps
+            before = per_bps if self._per_bps is None else self._per_bps
+            self._per_bps = before + LEARN_SHARE * (per_bps - before)
 
     def carries(self, flow_bps: float, flows: int) -> None:
-        """What the node carries: bits a second, in and out, of so many streams in and out."""
+        """What the node carries: bits a second, in and out, of so many streams in and out. Once a second."""
+        self._mean_bps = (self._flow_bps + flow_bps) / 2
         self._flow_bps, self._flows = flow_bps, flows
 
     def measured(self, now_ns: int) -> float | None:
@@ -105,13 +115,29 @@ class Admission:
         return {**known, "reserved": self.reserved(now_ns)}
 
     def reserved(self, now_ns: int) -> float:
-        """What those will add that were let in a moment ago."""
-        self._reserved = {key: held for key, held in self._reserved.items() if held[0] > now_ns}
-        return sum(share for _, share in self._reserved.values())
+        """What those will add that were let in a moment ago: as much as the last reading cannot have seen."""
+        kept = {key: held for key, held in self._reserved.items() if now_ns - held[0] < RESERVE_NS}
+        self._reserved = {key: held for key, held in kept.items() if self._unseen(held[0]) > 0}
+        return sum(share * self._unseen(at_ns) for at_ns, share in self._reserved.values())
+
+    def _unseen(self, at_ns: int) -> float:
+        """The part of the last reading's time in which what was let in then did not flow yet."""
+        seen_ns = self._load_ns - (at_ns + START_NS)
+        return min(max(1 - seen_ns / max(self._window_ns, 1), 0.0), 1.0)
 
     def u(self, now_ns: int) -> float:
         """How much of the node is in use; a load that is not known counts for nothing."""
         return min((self.measured(now_ns) or 0.0) + self.reserved(now_ns), 1.0)
+
+    def status(self, now_ns: int) -> dict[str, Any]:
+        """What is shown of it."""
+        return {
+            "u": round(self.u(now_ns), 4),
+            "terms": {name: round(load, 4) for name, load in self.terms(now_ns).items()},
+            "shedding": self.step.name.lower(),
+            "refused": dict(self.refused),
+            "sent_away": self.sent_away,
+        }
 
     def full(self, now_ns: int) -> bool:
         return self.u(now_ns) >= REFUSE
@@ -130,13 +156,13 @@ class Admission:
 
     def reserve(self, now_ns: int, key: object, bps: float | None = None) -> None:
         """Count with what comes in any case."""
-        self._reserved[key] = now_ns + RESERVE_NS, self._share(bps)
+        self._reserved[key] = now_ns, self._share(bps)
 
     def _share(self, bps: float | None) -> float:
         """Of the node, that so many bits a second will take."""
         if bps is None:
             bps = self._flow_bps / self._flows if self._flow_bps else BPS
-        return max(bps * self._per_bps, SHARE_MIN)
+        return max(bps * (PER_BPS if self._per_bps is None else self._per_bps), SHARE_MIN)
 
     # ---- what is given up --------------------------------------------------------------------
 

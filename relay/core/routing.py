@@ -202,8 +202,11 @@ class Router:
         return next((c for c in usable if now_ns - better.get(c.peer, now_ns) >= BETTER_NS), held)
 
     def _better(self, c: Candidate, held: Candidate) -> bool:
-        """Now, and on average."""
-        return clearly_better(c.cost_ms, held.cost_ms) and clearly_better(self._cost(c), self._cost(held))
+        """Now, and on average. The load of the one that is held does not count: all its streams see that and
+        would leave at once. It lets nobody else in, and sends away who is too many (core/admission)."""
+        load_ms = held.terms_ms["load"]
+        now, average = held.cost_ms - load_ms, self._cost(held) - load_ms
+        return clearly_better(c.cost_ms, now) and clearly_better(self._cost(c), average)
 
     def _note(self, now_ns: int, peer: str) -> None:
         if peer == self._last:

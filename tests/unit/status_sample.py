@@ -129,6 +129,13 @@ _STATUS: dict[str, Any] = {
         "uptime_seconds": 7999.5,
         "draining": False,
     },
+    "admission": {
+        "u": 0.91,
+        "terms": {"packet thread": 0.9, "reserved": 0.01},
+        "shedding": "frames",
+        "refused": {"load": 3, "draining": 1},
+        "sent_away": 2,
+    },
     "streams": [
         {
             "name": "studio",

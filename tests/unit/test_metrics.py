@@ -104,3 +104,13 @@ def test_the_board_as_far_as_it_is_known() -> None:
     assert value(samples, "relay_board_nic_rate_bytes") == 125e6
     assert value(samples, "relay_board_udp_drops_total") == 6
     assert {"relay_board_under_voltage_ratio", "relay_board_nic_errors_total"}.isdisjoint(names(samples))
+
+
+def test_admission() -> None:
+    samples = scrape(sample())
+    assert value(samples, "relay_load_ratio") == 0.91
+    assert value(samples, "relay_reserved_ratio") == 0.01
+    assert value(samples, "relay_refused_total", reason="load") == 3
+    shed = [value(samples, "relay_shedding_ratio", what=what) for what in ("repair", "frames", "viewers")]
+    assert shed == [1, 1, 0]
+    assert value(samples, "relay_sent_away_total") == 2
