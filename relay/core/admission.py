@@ -144,11 +144,11 @@ class Admission:
 
     # ---- who is let in -----------------------------------------------------------------------
 
-    def join(self, now_ns: int, key: object, bps: float | None = None, limit: float = REFUSE) -> str:
+    def join(self, now_ns: int, key: object, bps: float | None = None) -> str:
         """Let in what will bring so many bits a second (None: as much as others do), under a key that is its
-        own, while u is below a limit; or say why not."""
+        own; or say why not."""
         u = self.u(now_ns)
-        if u >= limit:
+        if u >= REFUSE:
             term, load = max(self.terms(now_ns).items(), key=lambda of: of[1])
             return f"this node is {u:.0%} loaded, {load:.0%} of it {term}"
         self.reserve(now_ns, key, bps)

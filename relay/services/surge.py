@@ -5,7 +5,7 @@
 
 import logging
 
-from relay.core.admission import REFUSE, SHED, Admission
+from relay.core.admission import Admission
 from relay.log import event
 from relay.services.hops import Hop, Hops
 from relay.services.stream import Stream
@@ -46,18 +46,20 @@ class Surge:
     # ---- who comes ---------------------------------------------------------------------------
 
     def subscribes(self, now_ns: int, stream: str, hop: Hop, *, comes: bool) -> Refusal | None:
-        """Let a peer in that asks for a stream, or say why not. A region is let in for longer: its one copy
-        serves all who ask for the stream there, those among them who were sent away from here. A stream that
-        is not to be had (not `comes`) is waited for at no cost."""
+        """Let a peer in that asks for a stream, or say why not. A stream that is not to be had (not `comes`)
+        is waited for at no cost."""
         known = self._streams.get(stream)
         bps = sum(track.bitrate_bps for track in known.tracks) if known else 0.0
-        limit = SHED if hop.is_region else REFUSE
-        reason = self._admission.join(now_ns, (stream, hop.id), bps or (None if comes else 0.0), limit)
-        if reason:
+        key, costs = (stream, hop.id), bps or (None if comes else 0.0)
+        if (
+            hop.is_region
+        ):  # its one copy serves all who ask there, those among them who were sent away from here
+            self._admission.reserve(now_ns, key, costs)
+        elif reason := self._admission.join(now_ns, key, costs):
             return "load", reason
-        self._joined.pop((stream, hop.id), None)
-        self._joined[stream, hop.id] = None
-        self._leaving.pop((stream, hop.id), None)
+        self._joined.pop(key, None)
+        self._joined[key] = None
+        self._leaving.pop(key, None)
         return None
 
     def publishes(self, now_ns: int, stream: str, hop: Hop) -> Refusal | None:

@@ -53,12 +53,7 @@ ADMISSION = (
     _Spec("relay_load_ratio", "u", "How much of the node is in use, what it has just let in included."),
     _Spec("relay_reserved_ratio", "terms.reserved", "Of that, what was let in and does not show yet."),
     *(
-        _Spec(
-            "relay_shedding_ratio",
-            step,
-            "1 while that is given up for too high a load, else 0.",
-            labels=(("what", step),),
-        )
+        _Spec(f"relay_shedding_{step}_ratio", step, "1 while that is given up for too high a load, else 0.")
         for step in ("repair", "frames", "viewers")
     ),
     _Spec("relay_sent_away_total", "sent_away", "Subscriptions sent elsewhere for too high a load."),

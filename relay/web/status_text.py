@@ -16,8 +16,8 @@ def render(status: Status) -> str:
     up = _duration(node["uptime_seconds"])
     head = [node["name"], node["region"], f"relay {node['version']}", f"up {up}", state]
     lines = ["  ".join(head), *(f"  {reason}" for reason in status["reasons"])]
-    lines.append(_admission(status["admission"]))
     lines += _fleet(status["fleet"]) if status["fleet"] else []
+    lines.append(_admission(status["admission"]))
     streams, hops = status["streams"], status["hops"]
     tables = [_streams(streams), _stream_paths(streams), _routes(streams), _regions(status["fleet"])]
     for table in (*tables, _hops(hops), _paths(hops)):

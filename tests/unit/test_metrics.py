@@ -111,6 +111,6 @@ def test_admission() -> None:
     assert value(samples, "relay_load_ratio") == 0.91
     assert value(samples, "relay_reserved_ratio") == 0.01
     assert value(samples, "relay_refused_total", reason="load") == 3
-    shed = [value(samples, "relay_shedding_ratio", what=what) for what in ("repair", "frames", "viewers")]
+    shed = [value(samples, f"relay_shedding_{what}_ratio") for what in ("repair", "frames", "viewers")]
     assert shed == [1, 1, 0]
     assert value(samples, "relay_sent_away_total") == 2

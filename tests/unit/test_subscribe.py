@@ -354,7 +354,7 @@ def test_what_is_left_when_the_drain_is_over_is_given_up(region: Region) -> None
 # ---- too many ask --------------------------------------------------------------------------------
 
 
-def test_a_full_region_refuses_viewers_and_lets_regions_in_for_longer(region: Region) -> None:
+def test_a_full_region_refuses_viewers_and_no_region(region: Region) -> None:
     region.on("edge", offer())
     region.hops.room_at = "c"
     region.take_sent()
@@ -364,13 +364,12 @@ def test_a_full_region_refuses_viewers_and_lets_regions_in_for_longer(region: Re
     assert refused == Unavailable("other", False, "this node is 80% loaded, 80% of it packet thread", "c")
     region.on("b", Subscribe("studio"), 5 * SECOND)
     assert isinstance(region.sent("b")[0], Publish)
-    region.streams.admission.observe(9 * SECOND, {"packet thread": 0.9})
+    region.streams.admission.observe(9 * SECOND, {"packet thread": 0.95})
     region.on("c", Subscribe("studio"), 9 * SECOND)
-    [refused] = region.sent("c")
-    assert isinstance(refused, Unavailable) and not refused.kept
+    assert isinstance(region.sent("c")[0], Publish)
     region.on("b", Subscribe("studio"), 9 * SECOND)  # it has lost it, and gets it again
     assert isinstance(region.sent("b")[-1], Publish)
-    assert region.streams.admission.refused == {"load": 2}
+    assert region.streams.admission.refused == {"load": 1}
 
 
 def test_the_newest_viewers_are_sent_away_and_ended_if_they_stay() -> None:
