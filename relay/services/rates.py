@@ -13,8 +13,9 @@ from relay_ext.control import Link, PathState
 MS = 1_000_000
 RATE_UNKNOWN = 200.0
 """Source packets a second, assumed until media has flowed between two looks."""
-SPARING = 1.2
-"""Times p/(1-p): repair in all, where the node has no time for more."""
+SPARING = 1.5
+"""Times p/(1-p): repair in all, where the node has no time for more. At 30 % loss (RTT 100, budget 200) that
+loses nothing, 1.4 loses 0.4 % of the packets, 1.2 loses 7 %."""
 SPARING_LEAST = 0.05
 """Repair bytes a media byte that are left in any case."""
 REACTIVE_ROOM = 0.2
