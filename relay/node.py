@@ -287,6 +287,7 @@ class Node:
                 "uptime_seconds": round((time.monotonic_ns() - self._started_ns) * 1e-9, 3),
                 "draining": self.machine.streams.draining,
             },
+            "admission": self.machine.streams.admission.status(time.monotonic_ns()),
             "streams": self.streams(),
             "hops": self.hops(),
             "peers": self.peers(),
@@ -331,9 +332,13 @@ class Node:
     async def _end_when_empty(self, timeout_seconds: float | None) -> None:
         started = self._loop.time()
         while self.machine.streams.busy:
-            if timeout_seconds is not None and self._loop.time() - started >= timeout_seconds:
-                break
+            over = timeout_seconds is not None and self._loop.time() - started >= timeout_seconds
+            if over:
+                self.machine.streams.give_back(time.monotonic_ns())
+                self._poll()
             await asyncio.sleep(DRAIN_CHECK_S)
+            if over:
+                break
         self.done.set()
 
 

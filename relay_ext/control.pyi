@@ -208,11 +208,13 @@ class Plane:
         send_budget_ns: int,
         receive_budget_ns: int,
         pace_bps: float = 0.0,
+        spare_frames: bool = False,
     ) -> None:
         """What the decision plane wants of a hop's repair.
 
         `proactive`: repair packets a source packet; `max_overhead`: repair bytes a media byte, at most; the
-        budgets: how long repair of what is sent and received may take, beyond propagation.
+        budgets: how long repair of what is sent and received may take, beyond propagation. `spare_frames`:
+        frames to which no other refers are not sent.
         """
     def set_orders(self, hop_id: int, source: tuple[int, ...], repair: tuple[int, ...]) -> None:
         """The order in which paths are tried for source packets, and for repair.

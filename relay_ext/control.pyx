@@ -315,7 +315,7 @@ cdef class Plane:
             self.remove_route(*route)
 
     def set_params(self, uint32_t hop_id, *, double proactive, double max_overhead, int64_t send_budget_ns,
-                   int64_t receive_budget_ns, double pace_bps=0.0):
+                   int64_t receive_budget_ns, double pace_bps=0.0, bint spare_frames=False):
         """What the decision plane wants of a hop's repair and pace; see peer.pxd for the units."""
         cdef void *h = pointer(self.hops[hop_id])
         cdef hop_params *q = <hop_params *>allocate(sizeof(hop_params))
@@ -324,6 +324,7 @@ cdef class Plane:
         q.send_budget = send_budget_ns
         q.receive_budget = receive_budget_ns
         q.pace = pace_bps / 8
+        q.spare_frames = spare_frames
         self.send_command(OP_HOP_PARAMS, h, q)
 
     def set_orders(self, uint32_t hop_id, tuple source, tuple repair):

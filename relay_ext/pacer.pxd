@@ -1,7 +1,8 @@
 # What waits to be sent to a peer while the hop carries less than there is: order, pace, and what is dropped.
 #
 # Packets wait here before they get an ESI, so that one which is dropped is no unknown in the equations. All structs
-# begin zeroed; nothing allocates. While `rate` is 0 and nothing waits, packets need not come here at all.
+# begin zeroed; nothing allocates. While `rate` is 0, nothing waits and no frames are spared, packets need not come here
+# at all.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from relay_ext.inner cimport inner
@@ -51,6 +52,7 @@ ctypedef struct pacer_stats:
 
 ctypedef struct pacer:
     double rate               # bytes/s of IP packets; 0: no limit
+    bint spare_frames         # discardable frames are dropped, however early they are
     int64_t budget            # ns; what has waited for longer is of no use any more
     double tokens             # bytes that may be sent now; negative: owed
     double burst              # the same over a few milliseconds
@@ -64,7 +66,7 @@ ctypedef struct pacer:
     uint32_t wanted_count
     pacer_stats stats
 
-cdef void pacer_set(pacer *p, int64_t now, double rate, int64_t budget) noexcept nogil
+cdef void pacer_set(pacer *p, int64_t now, double rate, int64_t budget, bint spare_frames) noexcept nogil
 cdef void pacer_put(pacer *p, slab_pool *pool, int64_t now, const inner *header, slab *body, uint16_t off) noexcept nogil
 cdef void pacer_saw_key(pacer *p, const inner *header) noexcept nogil  # a packet of a key frame is sent without waiting
 # The next packet whose time has come, with its reference; NULL: none. Drops what has become useless on the way.

@@ -9,8 +9,8 @@ class Pacer:
     """
 
     def __new__(cls, rate: float, *, budget_ns: int = ..., slabs: int = ...) -> Self: ...
-    def set(self, now_ns: int, rate: float, budget_ns: int = ...) -> None:
-        """Another rate and budget from now on."""
+    def set(self, now_ns: int, rate: float, budget_ns: int = ..., spare_frames: bool = False) -> None:
+        """Another rate and budget from now on, and whether discardable frames are dropped in any case."""
 
     def put(
         self,

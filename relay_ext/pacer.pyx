@@ -30,7 +30,7 @@ cdef inline void fill(pacer *p, int64_t now) noexcept nogil:
     p.burst = min(max(p.burst, -DEBT_MAX * p.rate) + elapsed * p.rate * PEAK, BURST * p.rate * PEAK)
 
 
-cdef void pacer_set(pacer *p, int64_t now, double rate, int64_t budget) noexcept nogil:
+cdef void pacer_set(pacer *p, int64_t now, double rate, int64_t budget, bint spare_frames) noexcept nogil:
     if p.rate > 0.0:
         fill(p, now)
     else:
@@ -38,6 +38,7 @@ cdef void pacer_set(pacer *p, int64_t now, double rate, int64_t budget) noexcept
         p.filled = now
     p.rate = rate
     p.budget = budget
+    p.spare_frames = spare_frames
 
 
 # ---- tracks ----------------------------------------------------------------------------------
@@ -101,6 +102,8 @@ cdef inline bint begin_frame(pacer *p, paced_track *t, uint8_t flags, int64_t no
     if flags & INNER_KEY:
         t.keyed = True
         limit = p.budget
+    elif flags & INNER_DISCARDABLE and p.spare_frames:
+        limit = -1
     elif flags & INNER_DISCARDABLE or not t.keyed:
         limit = p.budget // 4
     if age > limit:
@@ -179,7 +182,7 @@ cdef void pacer_put(pacer *p, slab_pool *pool, int64_t now, const inner *header,
     e.at = now
     q.count += 1
     p.waiting += 1
-    p.stats.paced += 1
+    p.stats.paced += p.rate > 0.0
 
 
 cdef inline void hand_over(pacer *p, int64_t now, paced_queue *q, paced_track *t, paced *out) noexcept nogil:
@@ -254,7 +257,7 @@ cdef class Pacer:
         self.pool = slab_pool_new(slabs)
         if self.p == NULL or self.pool == NULL:
             raise MemoryError
-        pacer_set(self.p, 0, rate, budget_ns)
+        pacer_set(self.p, 0, rate, budget_ns, False)
 
     def __dealloc__(self):
         if self.p != NULL and self.pool != NULL:
@@ -262,9 +265,9 @@ cdef class Pacer:
         slab_pool_free(self.pool)
         free(self.p)
 
-    def set(self, int64_t now_ns, double rate, int64_t budget_ns=200000000):
+    def set(self, int64_t now_ns, double rate, int64_t budget_ns=200000000, bint spare_frames=False):
         """Limit to `rate` bytes/s; 0: not at all."""
-        pacer_set(self.p, now_ns, rate, budget_ns)
+        pacer_set(self.p, now_ns, rate, budget_ns, spare_frames)
 
     def put(self, int64_t now_ns, uint32_t seq, *, uint16_t stream=1, uint8_t track=0, uint8_t epoch=0,
             uint8_t flags=0, uint8_t priority=1, uint16_t size=1200, uint8_t gap=0):

@@ -60,6 +60,7 @@ ctypedef struct hop_params:
     int64_t send_budget       # ns that repair of what we send may take, beyond propagation
     int64_t receive_budget    # ns, of what we receive
     double pace               # bytes/s of IP packets that the hop carries; 0: no limit is known
+    bint spare_frames         # frames to which no other refers are not sent: this node has no time for them
 
 ctypedef struct hop_stats:
     uint64_t source_sent

@@ -19,7 +19,7 @@ from relay_ext.uplink cimport uplink_repair, uplink_source
 
 
 cdef void hop_send(hop *h, int64_t now, const inner *header, slab *body, uint16_t off) noexcept nogil:
-    if h.params.pace <= 0.0 and h.pacer.waiting == 0:
+    if h.params.pace <= 0.0 and h.pacer.waiting == 0 and not h.params.spare_frames:
         if header.flags & INNER_KEY:
             pacer_saw_key(&h.pacer, header)
         send_packet(h, now, header, body, off)
@@ -44,7 +44,7 @@ cdef void hop_pace(hop *h, int64_t now) noexcept nogil:
 
 cdef void hop_set_params(hop *h, int64_t now, const hop_params *params) noexcept nogil:
     h.params = params[0]
-    pacer_set(&h.pacer, now, params.pace, params.send_budget)
+    pacer_set(&h.pacer, now, params.pace, params.send_budget, params.spare_frames)
     if h.pacer.waiting:
         hop_pace(h, now)
 

@@ -9,7 +9,7 @@ Sans-IO: `look` is given the time in ns and what there is, once a second or so, 
 should be.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from relay.core.routing import Candidate, clearly_better
@@ -70,8 +70,9 @@ class Nearest:
         self._alarm_ns = 0
         """Not before then are all measured anew."""
 
-    def look(self, now_ns: int, sights: Mapping[str, Sight]) -> set[str]:
-        """The regions that there should be a session with, from now on."""
+    def look(self, now_ns: int, sights: Mapping[str, Sight], suggested: Collection[str] = ()) -> set[str]:
+        """The regions that there should be a session with, from now on. What is suggested is measured at
+        once."""
         if self.known.keys() != sights.keys():
             self.known = {name: self.known.get(name) or Known(now_ns) for name in sights}
         for name, sight in sights.items():
@@ -86,7 +87,7 @@ class Nearest:
                 probed.remove(name)
         due = [name for name, k in self.known.items() if k.opened_ns is None and k.due_ns <= now_ns]
         due.sort(key=lambda name: (self._cost(name) is not None, self._cost(name) or 0.0, name))
-        return wanted | probed | set(due[: max(AT_ONCE - len(probed), 0)])
+        return wanted | probed | set(due[: max(AT_ONCE - len(probed), 0)]) | (sights.keys() & suggested)
 
     def _measure(self, now_ns: int, known: Known, candidate: Candidate | None) -> None:
         if candidate is None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp
 
+from relay.core.admission import REFUSE
 from relay.core.health import UNKNOWN, penalties
 from relay.wire.health import RATIO, Digest
 
@@ -20,6 +21,9 @@ SECOND = 1000 * MS
 
 LOAD_MS = 5.0
 """Cost of a node that is half loaded; it grows as queues do, with u / (1 - u)."""
+
+FULL_PERMILLE = round((1 - REFUSE) * RATIO)
+"""Headroom of a node that lets nobody in."""
 
 BETTER_MS = 10.0
 """A change is worth making only for a cost lower by this many milliseconds..."""
@@ -74,6 +78,8 @@ class Candidate:
     connected: bool
     refused: str = ""
     """Why it does not take the stream, if it has said so."""
+    suggested: bool = False
+    """One that does not take it has named this one instead."""
     rtt_ms: float = 0.0
     """0: not measured yet."""
     min_rtt_ms: float = 0.0
@@ -96,6 +102,17 @@ class Candidate:
     @property
     def usable(self) -> bool:
         return self.connected and not self.refused
+
+    @property
+    def full(self) -> bool:
+        """Whether it says that it has no room: it would refuse."""
+        headroom = self.health.headroom_permille
+        return self.health.draining is True or (headroom is not None and headroom <= FULL_PERMILLE)
+
+    @property
+    def roomy(self) -> bool:
+        """Whether it says that it has room."""
+        return self.health.headroom_permille is not None and not self.full
 
     @property
     def terms_ms(self) -> dict[str, float]:
@@ -146,7 +163,7 @@ class Router:
             why = "; ".join(f"{c.peer}: {c.refused or _why_unusable(c)}" for c in candidates)
             return self._choice(now_ns, None, why or "no peer with an address is configured", ranked)
         held = next((c for c in usable if c.peer == current), None)
-        target = self._challenger(now_ns, usable, held) if held else usable[0]
+        target = self._challenger(now_ns, usable, held) if held else self._first(usable)
         if target is not held:
             self._better_ns.clear()
         self._note(now_ns, target.peer)
@@ -166,12 +183,18 @@ class Router:
     def _cost(self, of: Candidate) -> float:
         return self._averages.get(of.peer, (0.0, 0))[0]
 
+    def _first(self, usable: Sequence[Candidate]) -> Candidate:
+        """With none held: the cheapest with room, or what was suggested if that is hardly dearer."""
+        cheapest = next((c for c in usable if not c.full), usable[0])
+        suggested = next((c for c in usable if c.suggested and not c.full), cheapest)
+        return cheapest if clearly_better(self._cost(cheapest), self._cost(suggested)) else suggested
+
     def _challenger(self, now_ns: int, usable: Sequence[Candidate], held: Candidate) -> Candidate:
         """The best of those that have been clearly better for long enough; else the one that is held."""
         better = {
             c.peer: self._better_ns.get(c.peer, now_ns)
             for c in usable
-            if c.rtt_ms and c.settled and self._better(c, held)
+            if c.rtt_ms and c.settled and not c.full and self._better(c, held)
         }
         self._better_ns = better
         if self._dwells_ns(now_ns) > 0:
@@ -179,8 +202,11 @@ class Router:
         return next((c for c in usable if now_ns - better.get(c.peer, now_ns) >= BETTER_NS), held)
 
     def _better(self, c: Candidate, held: Candidate) -> bool:
-        """Now, and on average."""
-        return clearly_better(c.cost_ms, held.cost_ms) and clearly_better(self._cost(c), self._cost(held))
+        """Now, and on average. The load of the one that is held does not count: all its streams see that and
+        would leave at once. It lets nobody else in, and sends away who is too many (core/admission)."""
+        load_ms = held.terms_ms["load"]
+        now, average = held.cost_ms - load_ms, self._cost(held) - load_ms
+        return clearly_better(c.cost_ms, now) and clearly_better(self._cost(c), average)
 
     def _note(self, now_ns: int, peer: str) -> None:
         if peer == self._last:
@@ -206,6 +232,9 @@ class Router:
         cost = f"{self._cost(target):.1f} ms"
         if held is not None and target is not held:
             return f"{cost} instead of {held.peer}'s {self._cost(held):.1f} ms"
+        if held is None and target is not usable[0]:
+            why = "suggested" if target.suggested else "lowest cost with room"
+            return f"{why}, {cost}; {usable[0].peer} has {self._cost(usable[0]):.1f} ms"
         if target is usable[0]:
             rest = f"; next is {usable[1].peer} at {self._cost(usable[1]):.1f} ms" if len(usable) > 1 else ""
             return f"lowest cost, {cost}{rest}"
@@ -232,7 +261,8 @@ class Router:
             return f"{dearer:.1f} ms dearer than {chosen.peer}"
         better = f"better by {-dearer:.1f} ms"
         if c.peer not in self._better_ns:
-            return better + (", not by 10 ms and 15 %" if c.settled else ", loss not known yet")
+            slight = ", not by 10 ms and 15 %" if c.settled else ", loss not known yet"
+            return better + (", but it has no room" if c.full else slight)
         if dwells_ns := self._dwells_ns(now_ns):
             return f"{better}, dwell: {dwells_ns / SECOND:.0f} s left"
         since = (now_ns - self._better_ns[c.peer]) / SECOND

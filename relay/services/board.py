@@ -49,6 +49,8 @@ class System(Protocol):
 
     def virtual_memory(self) -> Any: ...
 
+    def cpu_times(self, percpu: bool) -> Sequence[Any]: ...
+
     def net_io_counters(self, pernic: bool, nowrap: bool) -> Mapping[str, Any]: ...
 
     def sensors_temperatures(self) -> Mapping[str, Sequence[Any]]: ...
@@ -83,6 +85,8 @@ class Board:
         """Mb/s of the network cards, by name."""
         self._cards: dict[str, Any] = {}
         """What they have carried, by psutil."""
+        self._interrupts: list[float] = []
+        """Seconds that each processor has spent on interrupts."""
         self._firmware: list[Path] = []
         self._alarms: list[Path] = []
         self._throttles: int | None = None
@@ -99,9 +103,11 @@ class Board:
         found = self._ask("network_card", lambda: self._system.net_io_counters(pernic=True, nowrap=False))
         cards = {name: card for name, card in (found or {}).items() if name in self._speeds}
         before, self._cards = self._cards, cards
+        spent, self._interrupts = self._interrupts, self._ask("kernel_load", self._spent) or []
         used = [name for name, card in cards.items() if card.bytes_recv + card.bytes_sent]
         return replace(
             self._slow,
+            kernel_load_permille=_busiest(spent, self._interrupts, seconds),
             throttled=_any([self._slow.throttled, *(bool(f & HELD_BACK) for f in flags)]),
             under_voltage=_any([*(bool(f & UNDER_VOLTAGE) for f in flags), *map(bool, alarms)]),
             memory_pressure_permille=self._fact("memory_pressure", "proc/pressure/memory", _pressure),
@@ -156,6 +162,9 @@ class Board:
         known = [self._ask("temperature", partial(_celsius, s.current)) for sensors in chips for s in sensors]
         return max((degrees for degrees in known if degrees is not None), default=None)
 
+    def _spent(self) -> list[float]:
+        return [cpu.irq + cpu.softirq for cpu in self._system.cpu_times(percpu=True)]
+
     def _available(self) -> int:
         memory = self._system.virtual_memory()
         return int(memory.available * RATIO // memory.total)
@@ -199,7 +208,8 @@ class Board:
         except OSError as error:
             if error.errno not in NO_VALUE:
                 self.unreadable[fact] += 1
-        except (ValueError, LookupError, ArithmeticError, AssertionError):  # psutil asserts what it reads
+        except (ValueError, LookupError, ArithmeticError, TypeError, AssertionError):
+            # psutil asserts what it reads, and makes tuples of lines that are too short
             self.unreadable[fact] += 1
         return None
 
@@ -261,6 +271,14 @@ def _speed(text: str) -> int | None:
     """-1: not known."""
     speed = int(text)
     return speed if speed > 0 else None
+
+
+def _busiest(before: Sequence[float], spent: Sequence[float], seconds: float) -> int | None:
+    """Of the processor that has spent most; one that comes or goes makes it unknown."""
+    if not before or len(before) != len(spent) or seconds <= 0:
+        return None
+    most = max(new - old for old, new in zip(before, spent, strict=True))
+    return min(max(round(most * RATIO / seconds), 0), RATIO)
 
 
 def _load(

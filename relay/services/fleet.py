@@ -10,9 +10,10 @@ from typing import Any
 
 from relay import __version__
 from relay.core.health import LIFE_NS, Watch, alarms, penalties, summary_of
+from relay.core.routing import FULL_PERMILLE
 from relay.services.hops import Hop, Hops
 from relay.services.streams import Streams
-from relay.wire.health import Digest, Summary, as_dict
+from relay.wire.health import RATIO, Digest, Summary, as_dict
 from relay.wire.messages import Health, encode
 
 TICK_NS = 1_000_000_000
@@ -55,6 +56,7 @@ class Fleet:
     def observe(self, now_ns: int, facts: Digest) -> None:
         """A reading of the board."""
         self._facts, self._facts_ns, self._awaited_ns = facts, now_ns, 0
+        self._streams.admission.observe(now_ns, loads(facts))
         self._refresh(now_ns)
 
     def on_state(self, now_ns: int, hop: Hop, fresh: bool) -> None:
@@ -78,7 +80,7 @@ class Fleet:
             summary = self._summarise(now_ns)
             self._summary = encode(summary) if summary else None
             self._refresh(now_ns)
-        elif self._streams.draining is not self._watch.digest.draining:
+        elif self._streams.draining is not self._watch.digest.draining or self._fills(now_ns):
             self._refresh(now_ns)
         if now_ns < self._awaited_ns:
             return self._awaited_ns
@@ -86,6 +88,11 @@ class Fleet:
             if now_ns >= hop.pace.due_ns:
                 self._tell(now_ns, hop)
         return min(self._tick_ns, *(hop.pace.due_ns for hop in peers))
+
+    def _fills(self, now_ns: int) -> bool:
+        """Whether what was let in since the last reading leaves no room."""
+        known = self._watch.digest.headroom_permille
+        return known is not None and known > FULL_PERMILLE and self._streams.admission.full(now_ns)
 
     def _tell(self, now_ns: int, hop: Hop) -> None:
         assert self._hops is not None
@@ -113,9 +120,12 @@ class Fleet:
     def own(self, now_ns: int) -> Digest:
         """This node; of its board nothing when the last reading is too old."""
         fresh = self._facts_ns is not None and now_ns - self._facts_ns < LIFE_NS
+        facts = self._facts if fresh else Digest()
+        headroom, reserved = facts.headroom_permille, self._streams.admission.reserved(now_ns)
         streams = self._streams.streams.values()
         return replace(
-            self._facts if fresh else Digest(),
+            facts,
+            headroom_permille=None if headroom is None else max(headroom - round(reserved * RATIO), 0),
             version=__version__,
             draining=self._streams.draining,
             streams=sum(stream.enters_here or stream.source is not None for stream in streams),
@@ -160,6 +170,16 @@ def _health(digest: Digest | None, age_ns: int | None) -> Status:
         "alarms": sorted(alarms(known)),
         "penalties_ms": {penalty.reason: penalty.ms for penalty in penalties(known)},
     }
+
+
+def loads(facts: Digest) -> dict[str, float | None]:
+    """Those that u is the highest of, 0 to 1."""
+    known = {
+        "packet thread": facts.thread_load_permille,
+        "network card": facts.nic_load_permille,
+        "interrupts": facts.kernel_load_permille,
+    }
+    return {name: None if load is None else load / RATIO for name, load in known.items()}
 
 
 def _summary(found: Summary | None, age_ns: int | None) -> Status:

@@ -23,6 +23,7 @@ from relay.core.actions import (
     StateChanged,
     UseKeys,
 )
+from relay.core.admission import Step
 from relay.core.channel import ChannelError
 from relay.core.handshake import Identity
 from relay.core.health import Heard, Pace
@@ -70,8 +71,9 @@ class Hop:
     looked_ns: int = 0
     send_budget_ms: int = 0
     receive_budget_ms: int = 0
-    params: tuple[float, int, int, float, float] | None = None
-    """What the packet machine was last told: ratio, budgets, most overhead, and the pace in bits/s."""
+    params: tuple[float, int, int, float, float, bool] | None = None
+    """What the packet machine was last told: ratio, budgets, most overhead, the pace in bits/s, and whether
+    frames that can be spared are dropped."""
     revocations_s: int = 0
     """When the list of revoked keys was issued that both ends have from one another; 0: none yet."""
     preference: Preference = field(default_factory=Preference)
@@ -100,6 +102,21 @@ class Hop:
         """The peer's public key."""
         return self.session.peer.public_key
 
+    def candidate(self, now_ns: int) -> Candidate:
+        """What was measured of the peer, and what it says of itself."""
+        link = self.link
+        return Candidate(
+            peer=self.name,
+            connected=self.connected,
+            rtt_ms=link.rtt_ns / MS,
+            min_rtt_ms=link.rtt_min_ns / MS,
+            queue_ms=link.queue_delay_ns / MS,
+            jitter_ms=link.jitter_ns / MS,
+            loss_ratio=link.loss_ratio if link.loss_settled else 0.0,
+            settled=link.loss_settled,
+            health=self.health.known(now_ns),
+        )
+
 
 class Hops:
     """`on_message` and `on_state` tell of messages and of sessions that come, go or begin anew."""
@@ -120,6 +137,9 @@ class Hops:
         self.hops: dict[int, Hop] = {}
         self.resting: list[Candidate] = []
         """Peers that could be called, and are not now (services/regions.py)."""
+        self.suggested: set[str] = set()
+        """Regions that are to be called at once, if they can be: those that refuse named them."""
+        self._step = Step.NONE
         self._shards = shards
         self._port = port
         self._max_overhead = max_overhead
@@ -185,22 +205,26 @@ class Hops:
 
     def candidates(self, now_ns: int) -> list[Candidate]:
         """The peers that streams which enter here could be sent to, and what was measured of them."""
-        called = [
-            Candidate(
-                peer=hop.name,
-                connected=hop.connected,
-                rtt_ms=hop.link.rtt_ns / MS,
-                min_rtt_ms=hop.link.rtt_min_ns / MS,
-                queue_ms=hop.link.queue_delay_ns / MS,
-                jitter_ms=hop.link.jitter_ns / MS,
-                loss_ratio=hop.link.loss_ratio if hop.link.loss_settled else 0.0,
-                settled=hop.link.loss_settled,
-                health=hop.health.known(now_ns),
-            )
-            for hop in self.hops.values()
-            if hop.upstream
-        ]
+        called = [hop.candidate(now_ns) for hop in self.hops.values() if hop.upstream]
         return called + self.resting
+
+    def suggest(self, name: str) -> None:
+        """A peer that refuses has named this region instead."""
+        if any(c.peer == name for c in self.resting):
+            self.suggested.add(name)
+
+    def roomiest(self, now_ns: int, asker: Hop) -> str:
+        """The region that who is refused here had better try: the nearest one with room; "": none."""
+        regions = (hop for hop in self.hops.values() if hop.is_region and hop is not asker)
+        known = [hop.candidate(now_ns) for hop in regions]
+        with_room = [c for c in known if c.connected and c.roomy]
+        return min(with_room, key=lambda c: (c.cost_ms, c.peer)).peer if with_room else ""
+
+    def shed(self, step: Step) -> None:
+        """What peers are sent is cut back so far, or no longer."""
+        self._step = step
+        for hop in self.hops.values():
+            self._apply_params(hop)
 
     # ---- what is told to a peer --------------------------------------------------------------
 
@@ -321,17 +345,20 @@ class Hops:
     def _apply_params(self, hop: Hop) -> None:
         send_ms = hop.send_budget_ms or self._budget_ms
         receive_ms = hop.receive_budget_ms or self._budget_ms
+        hop.rates.sparing = self._step >= Step.REPAIR
+        spare_frames = self._step >= Step.FRAMES
         ratio, most = hop.rates.repair(hop.link, send_ms)
         pace = hop.rates.congestion.pace_bps
         told = hop.params
         if (
             told
             and told[1:4] == (send_ms, receive_ms, most)
+            and told[5] == spare_frames
             and abs(told[0] - ratio) < RATIO_STEP * max(ratio, told[0], 0.05)
             and (told[4] == pace or abs(told[4] - pace) < PACE_STEP * min(pace, told[4]))
         ):
             return
-        hop.params = (ratio, send_ms, receive_ms, most, pace)
+        hop.params = (ratio, send_ms, receive_ms, most, pace, spare_frames)
         self._shards.of(hop.id).set_params(
             hop.id,
             proactive=ratio,
@@ -339,6 +366,7 @@ class Hops:
             send_budget_ns=send_ms * MS,
             receive_budget_ns=receive_ms * MS,
             pace_bps=pace,
+            spare_frames=spare_frames,
         )
 
     # ---- actions -----------------------------------------------------------------------------

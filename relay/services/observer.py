@@ -97,7 +97,9 @@ class Observer:
         facts = replace(
             facts,
             thread_load_permille=thread_load,
-            headroom_permille=headroom_permille(thread_load, facts.nic_load_permille),
+            headroom_permille=headroom_permille(
+                thread_load, facts.nic_load_permille, facts.kernel_load_permille
+            ),
             loop_lag_ms=self._lag_ns // MS,
         )
         self._spent, self._read_ns, self._lag_ns = spent, now_ns, 0

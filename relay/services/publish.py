@@ -17,7 +17,7 @@ from relay.services.hops import Hop, Hops
 from relay.services.shards import Shards
 from relay.services.stream import Publication, Stream
 from relay.services.tracks import HOLD_SLACK_MS
-from relay.wire.messages import BUDGET_MS_MAX, PATH_NODES_MAX, Publish, Unavailable, Unpublish
+from relay.wire.messages import BUDGET_MS_MAX, PATH_NODES_MAX, Publish, PublishRefused, Unavailable, Unpublish
 
 logger = logging.getLogger("relay.stream")
 
@@ -159,15 +159,15 @@ class Publisher:
         self._set_budgets(hop)
         event(logger, logging.INFO, "stream_accepted", stream=stream.name, peer=hop.name)
 
-    def refused(self, now_ns: int, hop: Hop, alias: int, epoch: int, reason: str) -> Stream | None:
-        """Also after PublishOk: a node that drains gives its streams back. The stream, if it is to go
+    def refused(self, now_ns: int, hop: Hop, refusal: PublishRefused) -> Stream | None:
+        """Also after PublishOk: a node that ends gives its streams back. The stream, if it is to go
         elsewhere."""
-        stream = self.sent_to(hop, alias, epoch)
+        stream, reason = self.sent_to(hop, refusal.alias, refusal.epoch), refusal.reason
         if stream is None:
             return None
         accepted = stream.publications[hop.id].accepted
         moved_ns = stream.moved_ns if stream.route is hop and not accepted else None
-        if moved_ns is not None and now_ns - moved_ns < MOVING_NS:
+        if moved_ns is not None and now_ns - moved_ns < MOVING_NS and not refusal.instead:
             self.drop(stream, hop.id)
             return None
         event(logger, logging.WARNING, "stream_refused", stream=stream.name, peer=hop.name, reason=reason)
@@ -175,6 +175,7 @@ class Publisher:
         stream.subscribers.pop(hop.id, None)
         if stream.route is hop:
             stream.refusals[hop.name] = (reason, now_ns + REFUSED_FOR_NS)
+            stream.suggested = refusal.instead
             stream.route = None
         return stream
 
@@ -229,9 +230,13 @@ def set_budgets(hops: Hops, streams: Iterable[Stream], hop: Hop) -> None:
 
 
 def with_refusals(stream: Stream, candidates: list[Candidate]) -> list[Candidate]:
-    """Those that refused the stream not long ago marked so."""
+    """Those that refused the stream not long ago marked so, and the one that was named instead."""
+    refused = {peer: reason for peer, (reason, _) in stream.refusals.items()}
     return [
-        replace(c, refused=stream.refusals[c.peer][0]) if c.peer in stream.refusals else c for c in candidates
+        replace(c, refused=refused.get(c.peer, ""), suggested=c.peer == stream.suggested)
+        if c.peer in refused or c.peer == stream.suggested
+        else c
+        for c in candidates
     ]
 
 

@@ -13,6 +13,11 @@ from relay_ext.control import Link, PathState
 MS = 1_000_000
 RATE_UNKNOWN = 200.0
 """Source packets a second, assumed until media has flowed between two looks."""
+SPARING = 1.5
+"""Times p/(1-p): repair in all, where the node has no time for more. At 30 % loss (RTT 100, budget 200) that
+loses nothing, 1.4 loses 0.4 % of the packets, 1.2 loses 7 %."""
+SPARING_LEAST = 0.05
+"""Repair bytes a media byte that are left in any case."""
 REACTIVE_ROOM = 0.2
 """Of media: what a probe leaves of `max_overhead` for what reports ask for."""
 
@@ -25,6 +30,8 @@ class Rates:
         """By path."""
         self.packets_per_second = 0.0
         """Source packets."""
+        self.sparing = False
+        """The node has more to do than it can: repair is to take no more than it must."""
         self._max_overhead = max_overhead
         self._source = self._mending = 0
         self._alive: tuple[int, ...] = ()
@@ -85,7 +92,7 @@ class Rates:
         A probe raises the first. Where that has no room at all, repair is of no use anyway, and twice as much
         less of it shows the same.
         """
-        ratio, most, probe = self._ratio(link, budget_ms), self._most(), self.congestion.probe
+        ratio, most, probe = self._ratio(link, budget_ms), self._most(link), self.congestion.probe
         ratio = min(ratio, most)
         if probe:
             more = ratio + probe * (1 + ratio)
@@ -96,17 +103,19 @@ class Rates:
                 ratio = more
         return max(ratio, 0.0), max(most, 0.0)
 
-    def _most(self) -> float:
+    def _most(self, link: Link) -> float:
         """Repair on a path of its own may take what that carries."""
+        most = self._max_overhead
+        if self.sparing:
+            most = min(most, max(round(SPARING * _mean(link), 2), SPARING_LEAST))
         limit, media = self.controllers[self._mending].limit_bps, self.congestion.sent_bps
         if self._mending == self._source or limit is None or not media:
-            return self._max_overhead
-        return min(self._max_overhead, limit / media)
+            return most
+        return min(most, limit / media)
 
     def _ratio(self, link: Link, budget_ms: int) -> float:
-        if self.controllers[self._mending].pressed:  # repair goes before media: only what the loss needs
-            loss = min(link.loss_ratio, repair.LOSS_MAX)
-            return loss / (1 - loss)
+        if self.sparing or self.controllers[self._mending].pressed:
+            return _mean(link)  # repair goes before media: only what the loss needs
         ratio = repair.proactive_ratio(
             repair.Link(
                 loss_ratio=link.loss_assumed,
@@ -120,3 +129,9 @@ class Rates:
         most = repair.LOSS_MAX
         arriving = (1 - min(link.loss_assumed, most)) / (1 - min(link.repair_loss_assumed, most))
         return ratio * arriving
+
+
+def _mean(link: Link) -> float:
+    """p/(1-p): what no code can do without."""
+    loss = min(link.loss_ratio, repair.LOSS_MAX)
+    return loss / (1 - loss)

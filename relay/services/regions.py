@@ -160,7 +160,7 @@ class Directions:
             self._hops.hang_up(now_ns, hop)
         if self._region:
             return now_ns + REST_NS
-        if now_ns >= self._tick_ns:
+        if now_ns >= self._tick_ns or self._hops.suggested:
             self._tick_ns = now_ns // TICK_NS * TICK_NS + TICK_NS
             self._look(now_ns)
         busy = self._learned or self._leaving or any(hop.upstream for hop in self._hops.hops.values())
@@ -174,7 +174,8 @@ class Directions:
             unnamed = "nobody names it" if now_ns - learned.named_ns >= FORGET_NS else None
             if why := self._trust.why_void(now_ns, learned.record) or unnamed:
                 self._forget(now_ns, learned, why)
-        wanted = self._nearest.look(now_ns, self._sights(now_ns))
+        wanted = self._nearest.look(now_ns, self._sights(now_ns), self._hops.suggested)
+        self._hops.suggested.clear()
         for learned in self._learned.values():
             name = learned.record.name
             if learned.hop is None and name in wanted:

@@ -74,6 +74,8 @@ class Stream:
     candidates: list[Candidate] = field(default_factory=list)
     refusals: dict[str, tuple[str, int]] = field(default_factory=dict)
     """By peer: the reason, and until when it holds (ns)."""
+    suggested: str = ""
+    """The region that one which did not take it has named instead."""
     beyond_told: tuple[int, ...] = ()
     """What that peer was told of `beyond`."""
     asked: Hop | None = None

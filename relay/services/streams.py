@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 
 from relay.config import RtpDestination
+from relay.core.admission import Admission
 from relay.core.budget import worth_telling
 from relay.core.directory import Directory
 from relay.log import event
@@ -18,6 +19,7 @@ from relay.services.publish import Publisher, set_budgets
 from relay.services.shards import Shards
 from relay.services.stream import Stream
 from relay.services.subscribe import Subscriber
+from relay.services.surge import Refusal, Surge
 from relay.services.tracks import Ports, Tracks
 from relay.wire.messages import (
     PATH_NODES_MAX,
@@ -26,6 +28,7 @@ from relay.wire.messages import (
     Catalogue,
     ListVersion,
     Message,
+    Move,
     Publish,
     PublishOk,
     PublishRefused,
@@ -64,6 +67,7 @@ class Streams:
     ) -> None:
         self.streams: dict[str, Stream] = {}
         self.draining = False
+        self.admission = Admission()
         self.name = name
         self._shards = shards
         self._tracks = Tracks(shards, ports, random_bytes)
@@ -85,6 +89,7 @@ class Streams:
             random_bytes=self._random_bytes,
         )
         self._subscriber = Subscriber(hops, self._directory)
+        self._surge = Surge(self.admission, hops, self.streams)
 
     # ---- configuration -----------------------------------------------------------------------
 
@@ -157,9 +162,13 @@ class Streams:
             self._tick_ns = now_ns
             if self._hops is not None:
                 self._subscriber.poll(now_ns)
-            for stream in list(self.streams.values()):
+            for stream in self.streams.values():
                 self._tracks.measure(stream, elapsed * 1e-9)
+            if self._hops is not None:
+                self._surge.look(now_ns)
+            for stream in list(self.streams.values()):
                 self._refresh(now_ns, stream)
+                self._forget_if_idle(stream)
         return self._tick_ns // TICK_NS * TICK_NS + TICK_NS  # when the hops are looked at, too
 
     def _refresh(self, now_ns: int, stream: Stream) -> None:
@@ -170,10 +179,10 @@ class Streams:
         self._give_back_if_taken(now_ns, stream)
         if stream.enters_here and self._directory is None:
             self._publisher.route(now_ns, stream)
-        self._subscriber.announce(now_ns, stream, stream.published_here and not self.draining)
-        wanted = stream.name in self._destinations or bool(stream.subscribers)
-        asks = wanted and not stream.published_here and not self.draining
-        left = self._subscriber.refresh(now_ns, stream, asks)
+        self._subscriber.announce(now_ns, stream, stream.published_here)
+        leaves_here = stream.name in self._destinations and not self.draining
+        wanted = leaves_here or bool(stream.subscribers)
+        left = self._subscriber.refresh(now_ns, stream, wanted and not stream.published_here)
         if left is not None and stream.source is left:
             self._let_go(now_ns, stream, "asked for elsewhere" if wanted else "nobody wants it")
             return
@@ -267,10 +276,10 @@ class Streams:
                 self._take(now_ns, hop, message)
             case PublishOk(alias, epoch, beyond):
                 self._publisher.taken(now_ns, hop, alias, epoch, beyond)
-            case PublishRefused(alias, epoch, reason):
-                stream = self._publisher.refused(now_ns, hop, alias, epoch, reason)
+            case PublishRefused():
+                stream = self._publisher.refused(now_ns, hop, message)
                 if stream is not None:
-                    self._refresh(now_ns, stream)
+                    self._go_on(now_ns, stream)
                     self._forget_if_idle(stream)
             case Unpublish(alias, epoch, reason):
                 stream = self._received(hop, alias)
@@ -297,37 +306,59 @@ class Streams:
                 self._subscriber.on_unavailable(now_ns, hop, message, stream)
                 if stream.source is hop and not message.kept:
                     self._let_go(now_ns, stream, message.reason)
-                self._refresh(now_ns, stream)
+                self._go_on(now_ns, stream)
+            case Move(name):
+                stream = self.streams.get(name)
+                if stream is not None and self._subscriber.on_move(now_ns, hop, message, stream):
+                    self._go_on(now_ns, stream)
+
+    def _go_on(self, now_ns: int, stream: Stream) -> None:
+        """Elsewhere, at once, if there is another region."""
+        if self._hops is not None and stream.suggested:
+            self._hops.suggest(stream.suggested)
+        self._refresh(now_ns, stream)
 
     def _received(self, hop: Hop, alias: int) -> Stream | None:
         return next((s for s in self.streams.values() if s.source is hop and s.alias == alias), None)
 
     # ---- a peer offers a stream --------------------------------------------------------------
 
-    def _why_not(self, hop: Hop, offer: Publish) -> str | None:
+    def _why_not(self, now_ns: int, hop: Hop, offer: Publish) -> Refusal | None:
         """Why a stream that a peer offers is not taken."""
         stream = self.streams.get(offer.stream) or Stream(offer.stream, 0, 0)
         others = (s for s in self.streams.values() if s.source is hop and s is not stream)
         tracks = sum(len(s.tracks) for s in others) + len(offer.tracks)
         elsewhere = stream.asked.name if stream.asked else self._subscriber.published_at(offer.stream)
         full = stream.name not in self.streams and len(self.streams) >= STREAMS_MAX
+        asked = stream.asked is hop
         checks = (
-            (self.draining, DRAINING),
-            (self.name in offer.path, "it has passed here"),
-            (stream.enters_here, "a stream of that name enters at this node"),
-            (elsewhere not in (None, hop.name), f"it is published at {elsewhere}"),
-            (hop.is_region and stream.asked is not hop, "it was not asked for"),
-            (stream.source not in (None, hop), "another node publishes a stream of that name"),
-            (full, f"this node carries {STREAMS_MAX} streams already"),
-            (tracks > TRACKS_MAX, f"this node takes {TRACKS_MAX} tracks from one peer"),
+            (self.draining and not asked and stream.source is not hop, "draining", DRAINING),
+            (self.name in offer.path, "loop", "it has passed here"),
+            (stream.enters_here, "taken", "a stream of that name enters at this node"),
+            (elsewhere not in (None, hop.name), "taken", f"it is published at {elsewhere}"),
+            (hop.is_region and not asked, "unasked", "it was not asked for"),
+            (stream.source not in (None, hop), "taken", "another node publishes a stream of that name"),
+            (full, "streams", f"this node carries {STREAMS_MAX} streams already"),
+            (tracks > TRACKS_MAX, "tracks", f"this node takes {TRACKS_MAX} tracks from one peer"),
         )
-        return next((reason for wrong, reason in checks if wrong), None)
+        refusal = next(((word, reason) for wrong, word, reason in checks if wrong), None)
+        if refusal is not None or stream.source is hop:
+            return refusal
+        if asked:
+            self._surge.pulls(now_ns, offer.stream, hop)
+            return None
+        return self._surge.publishes(now_ns, offer.stream, hop)
+
+    def _refuse(self, now_ns: int, hop: Hop, publication: tuple[int, int], refusal: Refusal) -> None:
+        assert self._hops is not None
+        instead = self._surge.refuses(now_ns, hop, refusal)
+        self._hops.send(now_ns, hop, PublishRefused(*publication, refusal[1], instead))
 
     def _take(self, now_ns: int, hop: Hop, offer: Publish) -> None:
         assert self._hops is not None
-        reason = self._why_not(hop, offer)
-        if reason is not None:
-            self._hops.send(now_ns, hop, PublishRefused(offer.alias, offer.epoch, reason))
+        refusal = self._why_not(now_ns, hop, offer)
+        if refusal is not None:
+            self._refuse(now_ns, hop, (offer.alias, offer.epoch), refusal)
             return
         other = self._received(hop, offer.alias)
         if other is not None and other.name != offer.stream:
@@ -367,15 +398,10 @@ class Streams:
 
     def _subscribed(self, now_ns: int, hop: Hop, name: str) -> None:
         assert self._hops is not None
-        reason = None
-        if self._directory is None:
-            reason = "this node is no region"
-        elif self.draining:
-            reason = DRAINING
-        elif name not in self.streams and len(self.streams) >= STREAMS_MAX:
-            reason = f"this node carries {STREAMS_MAX} streams already"
-        if reason is not None:
-            self._hops.send(now_ns, hop, Unavailable(name, False, reason))
+        refusal = self._why_no_subscription(now_ns, hop, name)
+        if refusal is not None:
+            instead = self._surge.refuses(now_ns, hop, refusal)
+            self._hops.send(now_ns, hop, Unavailable(name, False, refusal[1], instead))
             return
         stream = self._get(name)
         self._publisher.withdraw(
@@ -384,6 +410,20 @@ class Streams:
         stream.subscribers[hop.id] = hop
         stream.told.pop(hop.id, None)
         self._refresh(now_ns, stream)
+
+    def _why_no_subscription(self, now_ns: int, hop: Hop, name: str) -> Refusal | None:
+        known = self.streams.get(name)
+        if self._directory is None:
+            return "no region", "this node is no region"
+        # A region gets what is published here while its publisher moves: others were sent there for it.
+        if self.draining and not (hop.is_region and known and known.published_here):
+            return "draining", DRAINING
+        if known is None and len(self.streams) >= STREAMS_MAX:
+            return "streams", f"this node carries {STREAMS_MAX} streams already"
+        if known is not None and hop.id in known.subscribers:
+            return None
+        comes = self._subscriber.published_at(name) is not None or (known is not None and known.live)
+        return self._surge.subscribes(now_ns, name, hop, comes=comes)
 
     def _unsubscribed(self, now_ns: int, hop: Hop, name: str) -> None:
         stream = self.streams.get(name)
@@ -394,16 +434,27 @@ class Streams:
     # ---- drain -------------------------------------------------------------------------------
 
     def drain(self, now_ns: int) -> None:
-        """Take nothing new, give streams back to those they come from, and send subscribers elsewhere."""
+        """Take nothing new, and ask those that streams come from, and subscribers, to go elsewhere: they are
+        served until they have. Regions follow the directory."""
         self.draining = True
-        for stream in list(self.streams.values()):
-            if self._hops is None:
-                continue
-            for hop in stream.subscribers.values():
-                self._hops.send(now_ns, hop, Unavailable(stream.name, False, DRAINING))
-            stream.subscribers.clear()
+        for stream in list(self.streams.values()) if self._hops is not None else ():
+            for hop in list(stream.subscribers.values()):
+                if hop.id not in stream.publications:  # it has nothing to lose
+                    self._surge.dismiss(now_ns, stream, hop, DRAINING)
+                elif not hop.is_region:
+                    self._surge.ask_to_move(now_ns, stream, hop, DRAINING)
             if stream.source is not None and not stream.pulled:
-                self._hops.send(now_ns, stream.source, PublishRefused(stream.alias, stream.epoch, DRAINING))
+                self._surge.ask_to_move(now_ns, stream, stream.source, DRAINING)
+            self._refresh(now_ns, stream)
+            self._forget_if_idle(stream)
+
+    def give_back(self, now_ns: int) -> None:
+        """The drain is over: what has not gone elsewhere by now is interrupted."""
+        for stream in list(self.streams.values()) if self._hops is not None else ():
+            for hop in list(stream.subscribers.values()):
+                self._surge.dismiss(now_ns, stream, hop, DRAINING)
+            if stream.source is not None and not stream.pulled:
+                self._refuse(now_ns, stream.source, (stream.alias, stream.epoch), ("draining", DRAINING))
                 self._let_go(now_ns, stream, DRAINING)
             else:
                 self._refresh(now_ns, stream)

@@ -10,15 +10,15 @@ import logging
 from relay.core.directory import Directory, DirectoryMessage
 from relay.log import event
 from relay.services.hops import Hop, Hops
-from relay.services.publish import with_refusals
+from relay.services.publish import REFUSED_FOR_NS, with_refusals
 from relay.services.stream import Stream
-from relay.wire.messages import Announce, Catalogue, Message, Subscribe, Unavailable, Unsubscribe
+from relay.wire.messages import Announce, Catalogue, Message, Move, Subscribe, Unavailable, Unsubscribe
 
 logger = logging.getLogger("relay.stream")
 
 SENT_AWAY_FOR_NS = 60_000_000_000
 """A region that refused a subscription is asked again after this, or when its process is a new one: by then
-the stream comes from another, and would be interrupted."""
+the stream comes from another, and would be interrupted. Where there is no other, after REFUSED_FOR_NS."""
 
 
 class Subscriber:
@@ -122,7 +122,11 @@ class Subscriber:
         current = stream.asked.name if stream.asked else None
         stream.choice = stream.router.choose(now_ns, stream.candidates, current)
         if stream.choice.peer is None:
-            stream.waits = "no region that this node calls is connected"
+            refused = {
+                peer: (why, min(ns, now_ns + REFUSED_FOR_NS)) for peer, (why, ns) in stream.refusals.items()
+            }
+            stream.refusals = refused  # there is nobody else to interrupt it for
+            stream.waits = stream.choice.why if refused else "no region that this node calls is connected"
             return stream.asked  # its hop may come back
         return self._hops.named(stream.choice.peer)
 
@@ -132,4 +136,17 @@ class Subscriber:
         event(logger, logging.INFO, "stream_waits", stream=stream.name, peer=hop.name, reason=message.reason)
         if not message.kept:
             stream.asked = None
-            stream.refusals[hop.name] = (message.reason, now_ns + SENT_AWAY_FOR_NS)
+            rest_ns = SENT_AWAY_FOR_NS if self.directory is None else REFUSED_FOR_NS
+            stream.refusals[hop.name] = (message.reason, now_ns + rest_ns)
+            stream.suggested = message.instead
+
+    def on_move(self, now_ns: int, hop: Hop, message: Move, stream: Stream) -> bool:
+        """The region that a stream is sent to, or comes from, wants it elsewhere: whether it is to go.
+
+        A region stays: it follows the directory."""
+        if self.directory is not None or hop not in (stream.route, stream.asked):
+            return False
+        event(logger, logging.INFO, "stream_moves", stream=stream.name, peer=hop.name, reason=message.reason)
+        stream.refusals[hop.name] = (message.reason, now_ns + SENT_AWAY_FOR_NS)
+        stream.suggested = message.instead
+        return True

@@ -49,6 +49,17 @@ NODE = (
     ),
     _Spec("relay_node_ready_ratio", "ready", "1 while media can flow, else 0."),
 )
+ADMISSION = (
+    _Spec("relay_load_ratio", "u", "How much of the node is in use, what it has just let in included."),
+    _Spec("relay_reserved_ratio", "terms.reserved", "Of that, what was let in and does not show yet."),
+    *(
+        _Spec(f"relay_shedding_{step}_ratio", step, "1 while that is given up for too high a load, else 0.")
+        for step in ("repair", "frames", "viewers")
+    ),
+    _Spec("relay_sent_away_total", "sent_away", "Subscriptions sent elsewhere for too high a load."),
+)
+REFUSED = "relay_refused_total"
+REFUSED_HELP = "Streams and subscriptions that were refused, by reason."
 TRACK = (
     _Spec("relay_track_received_packets_total", "received_packets", "RTP packets that came in."),
     _Spec("relay_track_received_bytes_total", "received_bytes", "RTP that came in, in bytes with headers."),
@@ -172,6 +183,12 @@ BOARD = (
         "CPU time of the busiest packet thread, of one core.",
         PERMILLE,
     ),
+    _Spec(
+        "relay_board_kernel_load_ratio",
+        "kernel_load_permille",
+        "Time that the busiest processor spends on interrupts.",
+        PERMILLE,
+    ),
     _Spec("relay_board_loop_lag_seconds", "loop_lag_ms", "How late the event loop ran, at worst.", MS),
     _Spec("relay_board_temperature_celsius", "temperature_c", "Of the hottest sensor of the processor."),
     _Spec("relay_board_throttled_ratio", "throttled", "1 while the processor is held back, else 0."),
@@ -235,6 +252,10 @@ def _walk(status: Status) -> Iterator[tuple[_Spec, dict[str, str], Status]]:
     node = status["node"]
     about = {"node": node["name"], "region": node["region"], "version": node["version"]}
     yield from ((spec, about if spec.name.endswith("_uptime_seconds") else {}, status) for spec in NODE)
+    admission = status["admission"]
+    yield from ((spec, {}, {**admission, **_shed(admission["shedding"])}) for spec in ADMISSION)
+    for reason in admission["refused"]:
+        yield _Spec(REFUSED, reason, REFUSED_HELP), {"reason": reason}, admission["refused"]
     for stream in status["streams"]:
         for index, track in enumerate(stream["tracks"]):
             labels = {"stream": stream["name"], "kind": track["kind"], "index": str(index)}
@@ -256,6 +277,12 @@ def _walk(status: Status) -> Iterator[tuple[_Spec, dict[str, str], Status]]:
     for name in status["engine"]:
         metric = f"relay_engine_{re.sub('[^a-z0-9_]', '_', name.lower()).removesuffix('_total')}_total"
         yield _Spec(metric, name, f"The packet plane's counter {name}."), {}, status["engine"]
+
+
+def _shed(step: str) -> dict[str, bool]:
+    """What is given up at a step: itself and all before it."""
+    order = ("none", "repair", "frames", "viewers")
+    return {name: 0 < i <= order.index(step) for i, name in enumerate(order)}
 
 
 def _lookup(owner: Status, path: str) -> float | None:

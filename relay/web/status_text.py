@@ -20,6 +20,7 @@ def render(status: Status) -> str:
     head = [node["name"], node["region"], f"relay {node['version']}", f"up {up}", state]
     lines = ["  ".join(head), *(f"  {reason}" for reason in (*status["reasons"], *status["notes"]))]
     lines += _fleet(status["fleet"]) if status["fleet"] else []
+    lines.append(_admission(status["admission"]))
     streams, hops = status["streams"], status["hops"]
     tables = [_streams(streams), _stream_hops(streams), _waits(streams)]
     tables += [_elsewhere(streams, status["directory"]), _routes(streams)]
@@ -30,6 +31,15 @@ def render(status: Status) -> str:
     for table in (_health(status["peers"]), _summaries(status["peers"])):
         lines += ["", *table] if table else []
     return "\n".join(_printable(line) for line in lines) + "\n"
+
+
+def _admission(admission: Status) -> str:
+    terms = ", ".join(f"{name} {_percent(load)}" for name, load in admission["terms"].items())
+    refused = ", ".join(f"{n} {reason}" for reason, n in admission["refused"].items())
+    shedding = admission["shedding"]
+    parts = [f"load {_percent(admission['u'])} ({terms})"]
+    parts += [] if shedding == "none" else [f"sheds {shedding}, {admission['sent_away']} sent away"]
+    return "  " + "; ".join(parts + ([f"refused: {refused}"] if refused else []))
 
 
 def _fleet(fleet: Status) -> list[str]:

@@ -42,6 +42,8 @@ class Digest:
     """What the node says that it can still take: one less the highest of its loads."""
     thread_load_permille: int | None = None
     """CPU time of the busiest packet thread, of one core."""
+    kernel_load_permille: int | None = None
+    """Time that the busiest processor spends on interrupts, which is where the kernel takes packets."""
     loop_lag_ms: int | None = None
     """How late the event loop ran a timer, at worst."""
     temperature_c: int | None = None
@@ -78,6 +80,7 @@ DIGEST_FIELDS = {
     "streams": Field("n", 0, U16),
     "headroom_permille": Field("h", 0, RATIO),
     "thread_load_permille": Field("c", 0, RATIO),
+    "kernel_load_permille": Field("i", 0, RATIO),
     "loop_lag_ms": Field("l", 0, U16),
     "temperature_c": Field("T", -273, 1000),
     "throttled": Field("x", 0, 1),

@@ -8,7 +8,6 @@ is the specification.
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TypeVar
 
 import msgpack
 
@@ -50,8 +49,6 @@ RECORDS_MAX = 4
 
 TRACK_KINDS = ("video", "audio", "av")
 
-T = TypeVar("T")
-
 
 class UnknownMessage(WireError):
     """A well-formed message of a kind that this version does not know."""
@@ -81,6 +78,7 @@ class Kind(IntEnum):
     GOODBYE = 19
     HOPS_BEFORE = 20
     HOPS_BEHIND = 21
+    MOVE = 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +140,8 @@ class PublishRefused:
     alias: int
     epoch: int
     reason: str
+    instead: str = ""
+    """Name of a region that has room for it, as far as the receiver knows; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +244,19 @@ class Unavailable:
     kept: bool
     """The subscription stands, and the stream will be offered when it comes."""
     reason: str
+    instead: str = ""
+    """As in PublishRefused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """The receiver is to send the stream elsewhere, or ask for it elsewhere: the sender goes on with it until
+    then, if it can."""
+
+    stream: str
+    reason: str
+    instead: str = ""
+    """As in PublishRefused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +295,7 @@ Message = (
     | Subscribe
     | Unsubscribe
     | Unavailable
+    | Move
     | AskRegions
     | Regions
     | Goodbye
@@ -307,7 +321,15 @@ def decode(data: bytes) -> Message:
     return _PARSERS[Kind(kind)](fields)
 
 
-OMITTED = {"path": (), "behind_ms": 0, "rtt_ms": 0, "latency_ms": 0, "beyond": (), "entries": []}
+OMITTED = {
+    "path": (),
+    "behind_ms": 0,
+    "rtt_ms": 0,
+    "latency_ms": 0,
+    "beyond": (),
+    "entries": [],
+    "instead": "",
+}
 """Fields that are left out where they say nothing."""
 
 
@@ -394,16 +416,28 @@ def _catalogue(fields: Fields) -> Catalogue:
 
 
 def _unavailable(fields: Fields) -> Unavailable:
-    reason = text(fields, "reason", REASON_CHARS_MAX, empty=True)
-    return Unavailable(_stream(fields), boolean(fields, "kept"), reason)
+    return Unavailable(_stream(fields), boolean(fields, "kept"), _reason(fields), _instead(fields))
 
 
-def _with_reason(make: Callable[[int, int, str], T]) -> Callable[[Fields], T]:
-    def parse(fields: Fields) -> T:
-        reason = text(fields, "reason", REASON_CHARS_MAX, empty=True)
-        return make(integer(fields, "alias", 0, U16), integer(fields, "epoch", 0, U8), reason)
+def _move(fields: Fields) -> Move:
+    return Move(_stream(fields), _reason(fields), _instead(fields))
 
-    return parse
+
+def _reason(fields: Fields) -> str:
+    return text(fields, "reason", REASON_CHARS_MAX, empty=True)
+
+
+def _instead(fields: Fields) -> str:
+    return text({"instead": "", **fields}, "instead", NODE_NAME_CHARS_MAX, empty=True)
+
+
+def _publish_refused(fields: Fields) -> PublishRefused:
+    alias, epoch = integer(fields, "alias", 0, U16), integer(fields, "epoch", 0, U8)
+    return PublishRefused(alias, epoch, _reason(fields), _instead(fields))
+
+
+def _unpublish(fields: Fields) -> Unpublish:
+    return Unpublish(integer(fields, "alias", 0, U16), integer(fields, "epoch", 0, U8), _reason(fields))
 
 
 def _list_version(fields: Fields) -> ListVersion:
@@ -455,12 +489,13 @@ _KINDS: dict[type[Message], Kind] = {
     Goodbye: Kind.GOODBYE,
     HopsBefore: Kind.HOPS_BEFORE,
     HopsBehind: Kind.HOPS_BEHIND,
+    Move: Kind.MOVE,
 }
 _PARSERS: dict[Kind, Callable[[Fields], Message]] = {
     Kind.PUBLISH: _publish,
     Kind.PUBLISH_OK: _publish_ok,
-    Kind.PUBLISH_REFUSED: _with_reason(PublishRefused),
-    Kind.UNPUBLISH: _with_reason(Unpublish),
+    Kind.PUBLISH_REFUSED: _publish_refused,
+    Kind.UNPUBLISH: _unpublish,
     Kind.KEY_FRAME_REQUEST: _key_frame_request,
     Kind.REVOCATIONS: _revocation_list,
     Kind.RECORDS: lambda fields: Records(_records(fields)),
@@ -478,4 +513,5 @@ _PARSERS: dict[Kind, Callable[[Fields], Message]] = {
     Kind.GOODBYE: lambda fields: Goodbye(),
     Kind.HOPS_BEFORE: unpack_before,
     Kind.HOPS_BEHIND: unpack_behind,
+    Kind.MOVE: _move,
 }

@@ -94,6 +94,7 @@ _SELF: dict[str, Any] = {
             streams=1,
             headroom_permille=912,
             thread_load_permille=88,
+            kernel_load_permille=31,
             loop_lag_ms=2,
             temperature_c=81,
             throttled=True,
@@ -140,6 +141,13 @@ _STATUS: dict[str, Any] = {
         "version": "0.1.0",
         "uptime_seconds": 7999.5,
         "draining": False,
+    },
+    "admission": {
+        "u": 0.91,
+        "terms": {"packet thread": 0.9, "reserved": 0.01},
+        "shedding": "frames",
+        "refused": {"load": 3, "draining": 1},
+        "sent_away": 2,
     },
     "streams": [
         {

@@ -36,6 +36,10 @@ class System:
         with self._proc:
             return psutil.virtual_memory()
 
+    def cpu_times(self, percpu: bool) -> Sequence[Any]:
+        with self._proc:
+            return psutil.cpu_times(percpu=percpu)
+
     def net_io_counters(self, pernic: bool, nowrap: bool) -> Mapping[str, Any]:
         with self._proc:
             return psutil.net_io_counters(pernic=pernic, nowrap=nowrap)
@@ -184,17 +188,22 @@ def test_rates_come_from_two_readings(copied: Callable[[str], Path]) -> None:
     assert first.udp_drops_per_s is None and first.nic_load_permille is None
     still = board.read(SECOND_NS)
     assert (still.backlog_drops_per_s, still.udp_drops_per_s, still.nic_errors_per_s) == (0, 0, 0)
-    assert still.nic_load_permille == 0
+    assert still.nic_load_permille == still.kernel_load_permille == 0
     for path, old, new in (
         ("proc/net/softnet_stat", "00000003", "00000013"),
         ("proc/net/snmp", "99010 40", "99010 41"),
         ("proc/net/dev", "98960    3", "98960   13"),
         ("proc/net/dev", "250000000", "312500000"),
+        ("proc/stat", "25 0 2700", "25 10 2800"),
+        ("proc/stat", "cpu1 10000 0 5000 225000 25 0 100", "cpu1 19000 0 5000 225000 25 0 120"),
     ):
         (root / path).write_text((root / path).read_text().replace(old, new))
     found = board.read(3 * SECOND_NS)
     assert (found.backlog_drops_per_s, found.udp_drops_per_s, found.nic_errors_per_s) == (8, 1, 5)
     assert found.nic_load_permille == 250  # 62.5 MB in 2 s of 1000 Mb/s
+    assert found.kernel_load_permille == 550  # 1.1 s of 2 s, in ticks of 10 ms
+    (root / "proc/stat").write_text("cpu0 1 1 1 1 1 1 1 1 1 1\n")
+    assert board.read(4 * SECOND_NS).kernel_load_permille is None  # of four processors, one is left
 
 
 def test_a_counter_that_went_back_or_away_is_no_rate(copied: Callable[[str], Path]) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from relay.core.admission import Admission
 from relay.core.health import UNKNOWN, Heard, Pace
 from relay.services.fleet import ANSWER_NS, REST_NS, Fleet
 from relay.wire.health import HEALTH_BYTES_MAX, Digest, Summary
@@ -56,7 +57,7 @@ class Board:
 
 def fleet_of(hops: FakeHops | None, board: Board | None = None, *, is_region: bool = False) -> Fleet:
     board = board or Board()
-    streams = SimpleNamespace(streams={}, draining=False)
+    streams = SimpleNamespace(streams={}, draining=False, admission=Admission())
     board.fleet = Fleet(hops, streams, board.look, is_region=is_region)  # type: ignore[arg-type]
     return board.fleet
 

@@ -35,6 +35,7 @@ from relay.wire.messages import (
     Goodbye,
     KeyFrameRequest,
     ListVersion,
+    Move,
     Publish,
     PublishOk,
     PublishRefused,
@@ -60,6 +61,7 @@ MESSAGES = [
     PUBLISH,
     PublishOk(65535, 0),
     PublishRefused(1, 2, "too many streams"),
+    PublishRefused(1, 2, "full", "b"),
     Unpublish(3, 4, ""),
     ListVersion(2**32 - 1, 0),
     Announce("studio", 7, 0),
@@ -68,6 +70,9 @@ MESSAGES = [
     Subscribe("studio"),
     Unsubscribe("studio"),
     Unavailable("studio", True, "it is not published"),
+    Unavailable("studio", False, "full", "b"),
+    Move("studio", "this node is draining", "b"),
+    Move("studio", ""),
     KeyFrameRequest(65535, 255, 255),
     RevocationList(b"\xff" * 842),
     AskRegions(),
@@ -228,7 +233,7 @@ def test_every_truncation_and_missing_field_is_refused(message):
     with pytest.raises(WireError):
         decode(data + b"\0")
     fields = msgpack.unpackb(data)
-    for key in set(fields) - {"reason", "entries"}:
+    for key in set(fields) - {"reason", "entries", "instead"}:
         with pytest.raises(WireError):
             decode(msgpack.packb({k: v for k, v in fields.items() if k != key}))
 

@@ -97,9 +97,20 @@ def test_odd_names_are_escaped() -> None:
 def test_the_board_as_far_as_it_is_known() -> None:
     samples = scrape(sample())
     assert value(samples, "relay_board_headroom_ratio") == 0.912
+    assert value(samples, "relay_board_kernel_load_ratio") == 0.031
     assert value(samples, "relay_board_temperature_celsius") == 81
     assert value(samples, "relay_board_throttled_ratio") == 1
     assert value(samples, "relay_board_loop_lag_seconds") == 0.002
     assert value(samples, "relay_board_nic_rate_bytes") == 125e6
     assert value(samples, "relay_board_udp_drops_total") == 6
     assert {"relay_board_under_voltage_ratio", "relay_board_nic_errors_total"}.isdisjoint(names(samples))
+
+
+def test_admission() -> None:
+    samples = scrape(sample())
+    assert value(samples, "relay_load_ratio") == 0.91
+    assert value(samples, "relay_reserved_ratio") == 0.01
+    assert value(samples, "relay_refused_total", reason="load") == 3
+    shed = [value(samples, f"relay_shedding_{what}_ratio") for what in ("repair", "frames", "viewers")]
+    assert shed == [1, 1, 0]
+    assert value(samples, "relay_sent_away_total") == 2

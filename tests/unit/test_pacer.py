@@ -245,3 +245,28 @@ def test_any_input_keeps_the_order_and_the_books(seed: int) -> None:
     dropped = sum(stats[f"dropped_{name}"] for name in ("audio", "key", "discardable", "media"))
     assert put == taken + dropped + pacer.waiting, f"seed {seed}"
     assert pacer.slabs_in_use == pacer.waiting
+
+
+def test_frames_that_can_be_spared_are_dropped_whole_and_told_of_though_nothing_waits() -> None:
+    pacer = Pacer(0.0)
+    pacer.set(0, 0.0, spare_frames=True)
+    sent: list[Sent] = []
+    seq = 0
+    for i, flags in enumerate((KEY, DISCARDABLE, 0, DISCARDABLE, DISCARDABLE, 0)):
+        seq = put_frame(pacer, i * 20 * MS, seq, 3, flags)
+        sent += pacer.take(i * 20 * MS)
+    assert [(s[0], s[4]) for s in sent] == [
+        (0, 0),
+        (1, 0),
+        (2, 0),
+        (6, 3),
+        (7, 0),
+        (8, 0),
+        (15, 6),
+        (16, 0),
+        (17, 0),
+    ]
+    pacer.set(SECOND, 0.0)
+    put_frame(pacer, SECOND, seq, 3, DISCARDABLE)
+    assert [s[0] for s in pacer.take(SECOND)] == [18, 19, 20]
+    assert not any(s[3] & KEY for s in sent[3:])

@@ -81,3 +81,14 @@ def test_when_source_packets_move_their_new_path_sets_the_pace() -> None:
     assert world.rates.congestion is world.rates.controllers[1]
     assert world.rates.congestion.pace_bps == 0
     assert world.rates.target_bps == world.rates.controllers[1].target_bps
+
+
+def test_a_node_that_spares_repair_sends_what_the_loss_needs_and_little_more() -> None:
+    world = World(p0="source+repair")
+    world.run(5, {0: 4 * MBPS})
+    ratio, most = world.rates.repair(world.link, 60)  # less than a round trip: all of it is proactive
+    assert ratio > 0.2 and most == 1.0
+    world.rates.sparing = True
+    assert world.rates.repair(world.link, 60) == (pytest.approx(1 / 9), pytest.approx(0.17))
+    world.rates.sparing = False
+    assert world.rates.repair(world.link, 60) == (ratio, most)

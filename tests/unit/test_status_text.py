@@ -12,6 +12,8 @@ def test_the_sample() -> None:
     assert render(sample()) == (
         "edge-sgp-1  ap-southeast  relay 0.1.0  up 2 h 13 min  ready\n"
         "  fleet: record until 2027-01-30T00:00:00Z, 63 d 0 h; 1 of 256 members; 1 revoked\n"
+        "  load 91.0% (packet thread 90.0%, reserved 1.0%); sheds frames, 2 sent away; "
+        "refused: 3 load, 1 draining\n"
         "\n"
         "STREAM  FROM    TRACK               KBIT/S  RECEIVED  DELIVERED  LOST  LATE  WAIT MS  TO\n"
         "studio  ingest  video H264/90000    2500    27000     26990      4     6     180      "
@@ -64,8 +66,10 @@ def test_a_node_that_has_nothing_yet() -> None:
     status |= {"streams": [], "hops": [], "peers": [], "fleet": None, "directory": []}
     status |= {"ready": False, "reasons": ["no stream is configured"]}
     status["node"]["uptime_seconds"] = 3.2
+    status["admission"] |= {"shedding": "none", "refused": {}}
     assert render(status) == (
-        "edge-sgp-1  ap-southeast  relay 0.1.0  up 3 s  not ready\n  no stream is configured\n\nno streams\n"
+        "edge-sgp-1  ap-southeast  relay 0.1.0  up 3 s  not ready\n  no stream is configured\n"
+        "  load 91.0% (packet thread 90.0%, reserved 1.0%)\n\nno streams\n"
     )
 
 

@@ -7,13 +7,14 @@ from typing import cast
 import pytest
 
 from relay.config import Address, RtpDestination
+from relay.core.admission import Step
 from relay.core.routing import Candidate
 from relay.media.rtp import TrackFormat, TrackSource
 from relay.services.hops import Hop, Hops
 from relay.services.shards import Shards
 from relay.services.stream import Stream
-from relay.services.streams import STREAMS_MAX, TRACKS_MAX, Streams
-from relay.wire.messages import Message, Publish, PublishOk, PublishRefused, Track, Unpublish
+from relay.services.streams import DRAINING, STREAMS_MAX, TRACKS_MAX, Streams
+from relay.wire.messages import Message, Move, Publish, PublishOk, PublishRefused, Track, Unpublish
 from relay_ext.control import EVENT_SOURCE, Link
 from tests.unit.plane_world import (
     CONTROL,
@@ -89,6 +90,18 @@ class FakeHops:
     sent: list[tuple[str, Message]] = field(default_factory=list)
     budgets: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
     full: bool = False
+    room_at: str = ""
+    suggestions: list[str] = field(default_factory=list)
+    step: Step = Step.NONE
+
+    def roomiest(self, now_ns: int, asker: FakeHop) -> str:
+        return self.room_at
+
+    def suggest(self, name: str) -> None:
+        self.suggestions.append(name)
+
+    def shed(self, step: Step) -> None:
+        self.step = step
 
     def candidates(self, now_ns: int) -> list[Candidate]:
         return [Candidate(name, True, rtt_ms=2 * c, min_rtt_ms=2 * c) for name, c in self.costs.items()]
@@ -412,7 +425,7 @@ def test_what_is_not_taken() -> None:
         ("edge", "a stream of that name enters at this node"),
     ]
     for i in range(STREAMS_MAX):
-        node.on("edge", offer(f"stream {i}", alias=100 + i))
+        node.on("edge", offer(f"stream {i}", alias=100 + i), i * 1000 * MS)  # not more than can be let in
     refused = [m for _, m in node.take_sent() if isinstance(m, PublishRefused)]
     assert len(refused) == 2
     assert str(STREAMS_MAX) in refused[0].reason
@@ -423,7 +436,7 @@ def test_a_peer_has_room_for_so_many_tracks() -> None:
     node = Node(edge=10, other=20)
     per_stream = 16
     for i in range(TRACKS_MAX // per_stream + 1):
-        node.on("edge", offer(f"stream {i}", alias=i, formats=(AUDIO,) * per_stream))
+        node.on("edge", offer(f"stream {i}", alias=i, formats=(AUDIO,) * per_stream), i * 1000 * MS)
     refused = [m.reason for _, m in node.take_sent() if isinstance(m, PublishRefused)]
     assert refused == [f"this node takes {TRACKS_MAX} tracks from one peer"]
     node.on("other", offer("another peer's"))
@@ -442,16 +455,75 @@ def test_ingest_of_a_stream_that_a_peer_sends_takes_it_over() -> None:
     node.close()
 
 
-def test_draining_gives_streams_back_and_takes_none() -> None:
+def test_draining_takes_none_and_keeps_streams_until_they_have_moved() -> None:
     node = Node(edge=10)
+    node.hops.room_at = "b"
     node.on("edge", offer())
+    node.on("edge", offer("slow", alias=8))
     node.take_sent()
     node.streams.drain(0)
+    assert node.take_sent() == [
+        ("edge", Move("studio", DRAINING, "b")),
+        ("edge", Move("slow", DRAINING, "b")),
+    ]
     node.on("edge", offer("another", alias=1))
-    sent = node.take_sent()
-    assert [type(m) for _, m in sent] == [PublishRefused, PublishRefused]
-    assert node.streams.streams == {}
-    assert not node.streams.busy
+    assert node.take_sent() == [("edge", PublishRefused(1, 7, DRAINING, "b"))]
+    node.on("edge", offer(budget_ms=150))  # said anew, as figures change
+    assert node.take_sent() == [("edge", PublishOk(9, 7))]
+    node.on("edge", Unpublish(9, 7, "moved"))
+    assert list(node.streams.streams) == ["slow"] and node.streams.busy
+    node.streams.give_back(0)
+    assert node.take_sent() == [("edge", PublishRefused(8, 7, DRAINING, "b"))]
+    assert node.streams.streams == {} and not node.streams.busy
+    assert node.streams.admission.refused == {"draining": 2}
+    node.close()
+
+
+def test_a_node_that_is_full_takes_no_other_stream_and_names_a_region() -> None:
+    node = Node(edge=10, other=20)
+    node.on("edge", offer())
+    node.hops.room_at = "b"
+    node.streams.admission.observe(0, {"packet thread": 0.8, "network card": 0.3})
+    node.take_sent()
+    node.on("other", offer("late", alias=1))
+    [(_, refused)] = node.take_sent()
+    reason = "this node is 81% loaded, 80% of it packet thread"
+    assert refused == PublishRefused(1, 7, reason, "b")
+    node.on("edge", offer(epoch=8))  # what is there stays
+    assert node.take_sent() == [("edge", PublishOk(9, 8))]
+    node.streams.admission.observe(9000 * MS, {"packet thread": 0.7})
+    node.on("other", offer("late", alias=1), 9000 * MS)
+    assert node.take_sent() == [("other", PublishOk(1, 7))]
+    assert node.streams.admission.refused == {"load": 1}
+    node.close()
+
+
+def test_who_is_refused_goes_at_once_to_the_region_that_was_named() -> None:
+    node = Node(near=10, far=40, named=45)
+    stream = node.streams.add_ingest(0, "studio", None, SOURCES)
+    node.take_sent()
+    node.on("near", PublishRefused(stream.alias, stream.epoch, "full", "named"))
+    [(to, _)] = node.take_sent()
+    assert to == "named", "hardly dearer than far"
+    assert stream.choice.why == "suggested, 51.0 ms; far has 46.0 ms"
+    assert node.hops.suggestions == ["named"]
+    node.on("named", PublishRefused(stream.alias, stream.epoch, "full", "nobody knows"))
+    assert [to for to, _ in node.take_sent()] == ["far"]
+    node.close()
+
+
+def test_one_that_is_asked_to_move_its_stream_does_if_it_can() -> None:
+    node = Node(near=10, far=20)
+    stream = node.streams.add_ingest(0, "studio", None, SOURCES)
+    node.on("far", Move("studio", "not asked"))
+    node.on("near", Move("unknown", "draining"))
+    node.on("near", PublishOk(stream.alias, stream.epoch))
+    node.take_sent()
+    node.on("near", Move("studio", DRAINING))
+    assert [(to, type(m)) for to, m in node.take_sent()] == [("near", Unpublish), ("far", Publish)]
+    node.on("far", PublishOk(stream.alias, stream.epoch))
+    node.on("far", Move("studio", DRAINING))
+    assert node.take_sent() == [] and stream.accepted, "there is no other: it stays"
     node.close()
 
 

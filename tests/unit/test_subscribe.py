@@ -5,9 +5,11 @@ from typing import cast
 
 import pytest
 
+from relay.core.admission import Step
 from relay.core.directory import Directory
 from relay.services.hops import Hops
 from relay.services.streams import DRAINING, STREAMS_MAX, Streams
+from relay.services.surge import SHEDDING
 from relay.wire.messages import (
     Announce,
     Ask,
@@ -15,6 +17,7 @@ from relay.wire.messages import (
     CatalogueEntry,
     ListVersion,
     Message,
+    Move,
     Publish,
     PublishOk,
     PublishRefused,
@@ -296,29 +299,107 @@ def test_a_region_that_sends_its_subscribers_away_is_left_alone(region: Region) 
     region.streams.set_egress(0, "studio", OUT)
     region.on("b", Unavailable("studio", False, DRAINING))
     region.take_sent()
-    region.streams.poll(10 * SECOND)
+    region.streams.poll(4 * SECOND)
     assert not [m for m in region.sent("b") if isinstance(m, Subscribe)]
     assert region.streams.streams["studio"].waits == f"b: {DRAINING}"
+    region.streams.poll(6 * SECOND)  # there is nobody else to ask
+    assert [m for m in region.sent("b") if isinstance(m, Subscribe)] == [Subscribe("studio")]
 
 
-def test_draining_sends_subscribers_away(region: Region) -> None:
+def test_draining_sends_subscribers_away_and_serves_them_until_they_go() -> None:
+    region = Region(edge=10, b=20, c=30, out=40)
+    region.on("out", Subscribe("studio"))
     region.on("b", Subscribe("studio"))
     region.on("edge", offer())
     region.has("c", "other")
     region.on("b", Subscribe("other"))
     region.take_sent()
+    region.hops.room_at = "b"
     region.streams.drain(0)
     told = region.take_sent()
-    assert [m for to, m in told if to == "b" and isinstance(m, Unavailable)] == [
-        Unavailable("studio", False, DRAINING),
-        Unavailable("other", False, DRAINING),
+    assert [(to, m) for to, m in told if isinstance(m, Move | Unavailable)] == [
+        ("out", Move("studio", DRAINING, "b")),  # b follows the directory
+        ("edge", Move("studio", DRAINING, "b")),
+        ("b", Unavailable("other", False, DRAINING, "b")),  # it had not come yet
     ]
-    assert ("edge", PublishRefused(9, 7, DRAINING)) in told
     assert ("c", Unsubscribe("other")) in told
+    assert not [m for _, m in told if isinstance(m, Announce | Unpublish)]
+    assert len(region.streams.streams["studio"].publications) == 2 and region.streams.busy
+    region.on("out", Subscribe("new"))
+    assert region.sent("out") == [Unavailable("new", False, DRAINING, "b")]
+    region.on("c", Subscribe("studio"))  # for somebody who was sent there
+    assert isinstance(region.sent("c")[0], Publish)
+    region.on("out", Unsubscribe("studio"))
+    region.on("edge", Unpublish(9, 7, "moved"))
+    assert ("b", Announce("studio", 2, 0)) in region.take_sent()
+    assert not region.streams.busy
+    region.streams.give_back(0)
+    assert region.streams.streams == {}
+    region.close()
+
+
+def test_what_is_left_when_the_drain_is_over_is_given_up(region: Region) -> None:
+    region.on("b", Subscribe("studio"))
+    region.on("edge", offer())
+    region.streams.drain(0)
+    region.take_sent()
+    region.streams.give_back(0)
+    told = region.take_sent()
+    assert ("b", Unavailable("studio", False, DRAINING)) in told
+    assert ("edge", PublishRefused(9, 7, DRAINING)) in told
     assert ("b", Announce("studio", 2, 0)) in told
     assert region.streams.streams == {} and not region.streams.busy
-    region.on("b", Subscribe("studio"))
-    assert region.sent("b") == [Unavailable("studio", False, DRAINING)]
+
+
+# ---- too many ask --------------------------------------------------------------------------------
+
+
+def test_a_full_region_refuses_viewers_and_no_region(region: Region) -> None:
+    region.on("edge", offer())
+    region.hops.room_at = "c"
+    region.take_sent()
+    region.streams.admission.observe(5 * SECOND, {"packet thread": 0.8})
+    region.on("edge", Subscribe("other"), 5 * SECOND)
+    [refused] = region.sent("edge")
+    assert refused == Unavailable("other", False, "this node is 80% loaded, 80% of it packet thread", "c")
+    region.on("b", Subscribe("studio"), 5 * SECOND)
+    assert isinstance(region.sent("b")[0], Publish)
+    region.streams.admission.observe(9 * SECOND, {"packet thread": 0.95})
+    region.on("c", Subscribe("studio"), 9 * SECOND)
+    assert isinstance(region.sent("c")[0], Publish)
+    region.on("b", Subscribe("studio"), 9 * SECOND)  # it has lost it, and gets it again
+    assert isinstance(region.sent("b")[-1], Publish)
+    assert region.streams.admission.refused == {"load": 1}
+
+
+def test_the_newest_viewers_are_sent_away_and_ended_if_they_stay() -> None:
+    region = Region(edge=10, b=20, old=30, new=40)
+    region.on("edge", offer())
+    for name in ("old", "new", "b"):
+        region.on(name, Subscribe("studio"))
+    region.take_sent()
+    region.hops.room_at = "c"
+    told = []
+    for second in range(1, 18):
+        region.streams.admission.observe(second * SECOND, {"packet thread": 0.9 if second < 9 else 0.85})
+        region.streams.poll(second * SECOND)
+        told += [(second, to, m) for to, m in region.take_sent() if isinstance(m, Move | Unavailable)]
+    assert region.hops.step is Step.VIEWERS
+    # One step every 2 s; at 1 % each, five are too many: all viewers are asked, the newest first, no region.
+    assert told == [
+        (6, "new", Move("studio", SHEDDING, "c")),
+        (6, "old", Move("studio", SHEDDING, "c")),
+        (11, "new", Unavailable("studio", False, SHEDDING, "c")),
+        (11, "old", Unavailable("studio", False, SHEDDING, "c")),
+    ]
+    stream = region.streams.streams["studio"]
+    assert [p.hop.name for p in stream.publications.values()] == ["b"]
+    assert region.streams.admission.sent_away == 2
+    for second in range(18, 60):
+        region.streams.admission.observe(second * SECOND, {"packet thread": 0.5})
+        region.streams.poll(second * SECOND)
+    assert region.hops.step is Step.NONE
+    region.close()
 
 
 # ---- an edge asks --------------------------------------------------------------------------------
