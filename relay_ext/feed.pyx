@@ -3,7 +3,7 @@
 """The peers that a track is sent to: the same payload for each, behind an inner header of its own."""
 from relay_ext.inner cimport INNER_FIRST, INNER_LAST, INNER_MAX_HOPS, INNER_RTCP, INNER_START, inner_age
 from relay_ext.mailbox cimport mail_post
-from relay_ext.playout cimport track_insert, track_release, track_sender_report
+from relay_ext.playout cimport track_insert, track_sender_report
 from relay_ext.ring cimport RING_LATE, RING_PART, RING_RESET, RING_STORED, ring_find, slot
 from relay_ext.rtp cimport rtcp_build_sr
 from relay_ext.sender cimport hop_send
@@ -38,7 +38,8 @@ cdef bint feeds_send(feed *f, mailroom *mail, track *t, int64_t now, const inner
 
 cdef bint feeds_insert(feed *f, mailroom *mail, track *t, int64_t now, int64_t arrival, const inner *header, slab *body,
                        uint16_t off) noexcept nogil:
-    """On to other peers at once, in any order, and to playout here."""
+    """On to other peers at once, in any order, and into the ring here. The caller releases what may go when it has
+    inserted all that came together: repair does not bring it in order."""
     cdef int status
     if header.flags & INNER_RTCP:
         track_sender_report(t, body.data + off, header.length)
@@ -47,7 +48,6 @@ cdef bint feeds_insert(feed *f, mailroom *mail, track *t, int64_t now, int64_t a
     status = track_insert(t, arrival, header, body, off)
     if f != NULL:
         relay_inserted(f, mail, t, now, arrival, header, body, off, status)
-    track_release(t, now)
     return status == RING_STORED or status == RING_RESET or status == RING_PART
 
 

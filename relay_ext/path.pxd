@@ -48,6 +48,7 @@ ctypedef struct loss_estimate:
     double ratio              # measured, average over 2 s
     double assumed            # what repair counts on: the larger of the averages over 250 ms and over 2 s
     double burst              # rho = 1 - P(good to bad) - P(bad to good), 0 to 0.9
+    double sent, lost, runs   # datagrams, and losses in a row; what is a HABIT old counts 1/e
 
 ctypedef struct arrival:
     uint32_t counter

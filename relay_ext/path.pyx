@@ -1,7 +1,7 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
 # Histories are powers of two and addressed through a mask; arrivals are counted against PATH_ARRIVALS.
 """One path to a peer: its address and keys, what was sent and received on it, and what reports say of it."""
-from libc.math cimport ceil, log
+from libc.math cimport ceil, exp, log
 from libc.stdint cimport int32_t
 from libc.string cimport memset
 
@@ -12,6 +12,7 @@ from relay_ext.transit cimport transit_add, transit_base
 cdef int64_t SAMPLE_SPACING = 40000000       # ns between loss samples
 cdef int64_t SHORT_AVERAGE = 250000000       # ns
 cdef int64_t LONG_AVERAGE = 2000000000       # ns
+cdef double HABIT = 30e9                     # ns; bursts that come once in seconds are remembered that long
 cdef int64_t RATE_WINDOW = 120000000         # ns in which `passed` is measured,
 cdef int32_t RATE_PACKETS = 25               # or what so many datagrams take
 cdef int64_t LEAST_WINDOW = 60000000000      # ns; a least value is forgotten after one to two of these
@@ -60,6 +61,7 @@ cdef void path_fresh(path *p) noexcept nogil:
     p.loss.ratio = 0
     p.loss.assumed = LOSS_UNKNOWN
     p.loss.burst = 0
+    p.loss.sent = p.loss.lost = p.loss.runs = 0
 
 
 cdef uint64_t path_next(path *p, int64_t now, size_t size, bint reactive) noexcept nogil:
@@ -246,6 +248,15 @@ cdef void estimate_loss(path *p, const loss_sample *last) noexcept nogil:
         p.loss.burst = min(max(1.0 - runs / received - min(runs / lost, 1.0), 0.0), 0.9)
 
 
+cdef inline void learn_habit(loss_estimate *loss, const loss_sample *before, const loss_sample *last) noexcept nogil:
+    cdef double kept = exp(-<double>(last.time - before.time) / HABIT)
+    cdef int32_t sent = <int32_t>(last.highest - before.highest)
+    cdef int32_t lost = sent - <int32_t>(last.received - before.received)
+    loss.sent = kept * loss.sent + max(sent, 0)
+    loss.lost = kept * loss.lost + min(max(lost, 0), max(sent, 0))
+    loss.runs = kept * loss.runs + <int32_t>(last.runs - before.runs)
+
+
 cdef inline void measure_rate(path *p, const loss_sample *last) noexcept nogil:
     """At what rate datagrams came out of the bottleneck: a random loss behind it does not disturb that."""
     cdef const loss_sample *first = sample_before(p, last.time - RATE_WINDOW)
@@ -300,6 +311,7 @@ cdef inline void take_sample(path *p, int64_t now, const path_report *r, uint32_
     p.sample_count += 1
     if p.sample_count > 1:
         estimate_loss(p, s)
+        learn_habit(&p.loss, &p.samples[(p.sample_count - 2) & (PATH_LOSS_SAMPLES - 1)], s)
         measure_rate(p, s)
 
 

@@ -34,7 +34,7 @@ from relay_ext.seal cimport (
 from relay_ext.sender cimport hop_pace, hop_set_params
 from relay_ext.sessions cimport session_find, session_remove
 from relay_ext.slab cimport SLAB_DATA, slab, slab_get, slab_pool_free, slab_pool_new, slab_unref
-from relay_ext.timer cimport timer_expire, timer_next, timer_node, timer_wheel_init
+from relay_ext.timer cimport timer_expire, timer_next, timer_node, timer_schedule, timer_wheel_init
 from relay_ext.uplink cimport uplink_choose
 
 cdef enum:
@@ -402,11 +402,16 @@ cdef inline void take_delivered(plane *p, int64_t now, hop *h) noexcept nogil:
         elif feeds_insert((<plane_track *>d.track).feeds, &p.mail, t, now, now, &d.header, d.symbol, INNER_SIZE):
             note_delay(h, t)
         slab_unref(p.pool, d.symbol)
+    for i in range(h.delivered_count):
+        if not (<plane_track *>h.delivered[i].track).far:
+            track_release(&(<plane_track *>h.delivered[i].track).t, now)
     h.delivered_count = 0
 
 
 cdef void insert_mail(void *p, int64_t now, int64_t arrival, void *k, const inner *header, slab *body) noexcept nogil:
-    feeds_insert((<plane_track *>k).feeds, &(<plane *>p).mail, &(<plane_track *>k).t, now, arrival, header, body, 0)
+    cdef track *t = &(<plane_track *>k).t
+    feeds_insert((<plane_track *>k).feeds, &(<plane *>p).mail, t, now, arrival, header, body, 0)
+    timer_schedule(t.wheel, &t.timer, now)  # plane_poll releases after the last of them
 
 
 cdef inline void note_delay(hop *h, const track *t) noexcept nogil:

@@ -40,6 +40,9 @@ ctypedef struct track:
     origin_clock clock
     bint broken               # something was given up since the last key frame, of a track that has such
     int64_t released          # ns, origin time of the packet last released
+    int64_t heard             # ns, when the last packet came
+    int64_t silence           # ns, how long before that none had come, the last time that this was an outage
+    int64_t silence_end       # ns
     int64_t last_origin       # ns, to unwrap the inner header's 32 bits
     delay_floor floor         # what deadlines count from
     delay_line line           # what added_delay counts from

@@ -4,9 +4,9 @@
 first packet behind the hole has come. That deadline is the packet's origin time, plus the least transit time
 of the last 1 to 2 s (so clocks need not agree, may drift, and a path may change), plus the target.
 
-The target follows measured delays: what all but one packet in a thousand have kept, plus one more round of repair.
-The first is as far as a short memory can tell; the second is for what is too rare to be measured, a repair that
-was itself lost or the first loss of a clean link. It never exceeds the track's hold.
+The target follows measured delays: what all but one packet in a thousand have kept, plus three more rounds of
+repair. The first is as far as a short memory can tell; the second is for what is too rare to be measured, repair
+that was itself lost or the first loss of a clean link. It never exceeds the track's hold.
 """
 from libc.stdint cimport int32_t, uint8_t
 from libc.string cimport memset
@@ -25,7 +25,9 @@ cdef enum:
     KEY_START = INNER_KEY | INNER_FRAME_START
 
 cdef int64_t REORDER_WAIT = 20000000       # ns; what the origin reports as missing is waited for this long
-cdef int64_t ROUND_WAIT = 30000000         # ns; a round of repair is the RTT and so much: reports every 10 ms, of which some are lost
+cdef int64_t OUTAGE = 50000000             # ns without a packet, from which on they are no time in which repair could come
+cdef int64_t ROUND_WAIT = 20000000         # ns; a round of repair is the RTT and so much: reports every 10 ms, of which some are lost
+cdef int64_t ROUNDS = 3                    # to wait for beyond what was measured: a request and an answer may each be lost
 cdef uint8_t GAP_MANY = 255                # of `gap`: so many or more
 cdef double ENOUGH = 250.0                 # samples; fewer are no estimate of one in a thousand
 
@@ -72,10 +74,24 @@ cdef int64_t track_observe(track *t, int64_t now, uint32_t time) noexcept nogil:
     return origin
 
 
+cdef inline void note_arrival(track *t, int64_t now) noexcept nogil:
+    if t.heard and now - t.heard > OUTAGE:
+        t.silence = now - t.heard
+        t.silence_end = now
+    t.heard = now
+
+
+cdef inline int64_t silence_since(const track *t, int64_t now, int64_t time) noexcept nogil:
+    """For how long since then nothing has come."""
+    cdef int64_t silence = max(min(t.silence, t.silence_end - time), 0)
+    return silence + min(now - t.heard, now - time) if now - t.heard > OUTAGE else silence
+
+
 cdef int track_insert(track *t, int64_t now, const inner *h, slab *body, uint16_t off) noexcept nogil:
     cdef int64_t origin = track_observe(t, now, h.time)
     cdef int64_t delay
     cdef int status
+    note_arrival(t, now)
     make_room(t, now, h.seq)
     status = ring_insert(&t.ring, h, body, off, origin, now)
     if status == RING_DUPLICATE:
@@ -101,14 +117,15 @@ cdef int track_insert(track *t, int64_t now, const inner *h, slab *body, uint16_
 cdef int64_t track_target(const track *t) noexcept nogil:
     if t.rtt == 0 or delay_samples(&t.delays) < ENOUGH:
         return t.hold
-    return min(delay_quantile(&t.delays) + max(t.rtt, t.rtt_before) + ROUND_WAIT, t.hold)
+    return min(delay_quantile(&t.delays) + ROUNDS * (max(t.rtt, t.rtt_before) + ROUND_WAIT), t.hold)
 
 
-cdef inline int64_t deadline_of(track *t, const slot *s) noexcept nogil:
+cdef inline int64_t deadline_of(track *t, int64_t now, const slot *s) noexcept nogil:
     """When `s` goes out although packets before it are missing. A long hole is waited for longer, by its own length:
-    the repair packets for an outage take as long to send."""
+    the repair packets for an outage take as long to send. So is one that an outage keeps from being mended."""
     cdef int64_t hole = max(s.origin - t.released, 0) if t.ring.started else 0
-    cdef int64_t deadline = s.origin + delay_floor_get(&t.floor) + s.waited + min(track_target(t) + hole, t.hold)
+    cdef int64_t due = s.origin + delay_floor_get(&t.floor) + s.waited
+    cdef int64_t deadline = due + min(track_target(t) + hole + silence_since(t, now, due), t.hold)
     if t.ring.started and (s.gap == GAP_MANY or serial_diff(s.seq, t.ring.next) <= s.gap):
         deadline = min(deadline, s.arrival + REORDER_WAIT)
     return deadline
@@ -119,7 +136,7 @@ cdef void track_release(track *t, int64_t now) noexcept nogil:
     cdef int64_t deadline
     while s != NULL:
         if not t.ring.started or s.seq != t.ring.next:
-            deadline = deadline_of(t, s)
+            deadline = deadline_of(t, now, s)
             if now < deadline:
                 timer_schedule(t.wheel, &t.timer, deadline)
                 return

@@ -1,7 +1,7 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
 # What a report names is checked against what the encoder keeps before it is used.
 """Repair packets: proactive ones at the ratio that the decision plane sets, and answers to reports. docs/loss.md."""
-from libc.math cimport ceil, sqrt
+from libc.math cimport ceil, log, sqrt
 
 from relay_ext.datagram cimport begin_datagram, end_datagram
 from relay_ext.inner cimport put16, put32, serial_diff
@@ -18,6 +18,7 @@ cdef enum:
 cdef double ALLOWANCE_MAX = 262144.0          # bytes of repair that may be saved up for a burst
 cdef double REACTIVE_RESERVE = 32768.0        # of which proactive repair leaves so many: what is asked for comes first
 cdef double LOSS_MAX = 0.75                   # beyond which no answer is worth its bytes
+cdef double AGAIN_MAX = 0.95                  # longer bursts than of 20 are outages
 cdef double SILENCE = 0.02                    # chance that no further report is heard, from which on an answer is the last
 
 
@@ -73,11 +74,29 @@ cdef bint send_repair(hop *h, path *p, int64_t now, uint32_t first, uint16_t cou
     return True
 
 
-cdef inline int64_t last_chance(const hop *h, const path *p, double loss) noexcept nogil:
+cdef inline double usual_loss(const path *p) noexcept nogil:
+    """What a last answer counts on: a link that has lost bursts of late may do so again."""
+    return min(max(p.loss.assumed, p.loss.lost / p.loss.sent if p.loss.sent > 0.0 else 0.0), LOSS_MAX)
+
+
+cdef inline double loss_again(const path *p, double loss) noexcept nogil:
+    """Chance of a loss after a loss."""
+    cdef double habit = 1.0 - p.loss.runs / p.loss.lost if p.loss.lost > 0.0 else 0.0
+    return min(max(loss + p.loss.burst * (1.0 - loss), habit), AGAIN_MAX)
+
+
+cdef inline double margin(double d, double loss, double again) noexcept nogil:
+    """Answers beyond the mean, so that the last one is enough: two standard deviations of what is lost of d, or a
+    burst longer than all but a share `loss` of the bursts, whichever is more."""
+    cdef double rho = max((again - loss) / (1.0 - loss), 0.0)
+    cdef double spread = 2.0 * sqrt(d * loss / (1.0 - loss) + 0.25) * sqrt((1.0 + rho) / (1.0 - rho))
+    return max(spread, log(loss) / log(again)) if loss > 0.0 else spread
+
+
+cdef inline int64_t last_chance(const hop *h, double loss, double again) noexcept nogil:
     """How long before it is too late an answer counts as the last one: the time in which no further report is heard
     with a chance above SILENCE, if reports are lost as repair is. No longer than a round of repair: then the
     next answer knows what became of this one."""
-    cdef double again = loss + p.loss.burst * (1.0 - loss)  # of a loss after a loss
     cdef double silent = loss
     cdef int64_t time = REPORT_INTERVAL
     while silent > SILENCE and time < h.repair_round + REPAIR_SPACING:
@@ -93,7 +112,7 @@ cdef void repair_reactively(hop *h, int64_t now, uint32_t flying, uint32_t defic
     cdef uint32_t esi, first = 0, last = 0, missing = 0, sent
     cdef int64_t send_time, first_time = 0
     cdef uint16_t i
-    cdef double d, loss, extra, need
+    cdef double d, loss, usual, again, extra, need
     for i in range(bits):
         if not bitmap[i >> 3] & (0x80 >> (i & 7)):
             continue
@@ -114,10 +133,12 @@ cdef void repair_reactively(hop *h, int64_t now, uint32_t flying, uint32_t defic
         return
     d = <double>min(deficit, missing)
     loss = min(p.loss.assumed, LOSS_MAX)
+    usual = usual_loss(p)
+    again = loss_again(p, usual)
     extra = 0.0
     # While media has to wait, it goes before this margin.
-    if now + last_chance(h, p, loss) > first_time + h.params.send_budget and h.pacer.waiting == 0:
-        extra = 2.0 * sqrt(d * loss / (1.0 - loss) + 0.25) * sqrt((1.0 + p.loss.burst) / (1.0 - p.loss.burst))
+    if now + last_chance(h, usual, again) > first_time + h.params.send_budget and h.pacer.waiting == 0:
+        extra = margin(d, usual, again)
     need = ceil((d + extra) / (1.0 - loss))
     for sent in range(max(<int64_t>need - flying, 0)):
         if not send_repair(h, uplink_answer(h, sent), now, first, <uint16_t>(last - first + 1), True):

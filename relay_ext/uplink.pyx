@@ -68,6 +68,14 @@ cdef void uplink_choose(hop *h) noexcept nogil:
     h.repair_round = (fastest + h.paths[h.mending].rtt) // 2
 
 
+cdef inline bint another_gets_through(const hop *h, const path *p) noexcept nogil:
+    cdef uint8_t i
+    for i in range(HOP_PATHS):
+        if &h.paths[i] != p and uplink_is_up(&h.paths[i]) and uplink_gets_through(&h.paths[i]):
+            return True
+    return False
+
+
 cdef uint32_t uplink_told(hop *h, path *p, int64_t now, uint32_t highest, int64_t silence) noexcept nogil:
     if <int32_t>(<uint32_t>p.counter - highest) <= 0:
         return 0  # it was never sent
@@ -75,7 +83,8 @@ cdef uint32_t uplink_told(hop *h, path *p, int64_t now, uint32_t highest, int64_
     if path_stuck(p, now, highest, silence):
         p.stuck = True
         p.stuck_at = now
-        return 0  # what was under way there will not arrive
-    if p.stuck and now - p.stuck_at >= RECOVERY:
+        if another_gets_through(h, p):
+            return 0  # what was under way here will not arrive
+    elif p.stuck and now - p.stuck_at >= RECOVERY:
         p.stuck = False
     return path_reactive_in_flight(p, now, highest)
