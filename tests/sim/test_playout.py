@@ -63,7 +63,8 @@ def test_where_repair_needs_the_whole_budget_it_gets_it(seed: int) -> None:
 
 
 def test_what_repair_may_not_mend_does_not_stop_the_rest_for_the_budget(seed: int) -> None:
-    """With an overhead of 5 % most losses stay; each costs three rounds of repair and what is usual, not 1,020 ms."""
+    """With an overhead of 5 % most losses stay; each costs three rounds of repair and what
+    is usual, not 1,020 ms."""
     link = LinkConfig(delay_ms=20, loss=0.1)
     fleet, player = begin(seed, link, 6000, budget_ms=1000, max_overhead=0.05)
     fleet.run(23)

@@ -254,7 +254,8 @@ def test_an_outage_is_no_time_in_which_a_hole_could_be_mended() -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_hole_is_waited_for_three_rounds_of_repair_on_a_link_without_loss(seed: int) -> None:
-    """What is lost for good, repairs and all, stops the rest for three times an RTT and 20 ms, and its own length."""
+    """What is lost for good, repairs and all, stops the rest for three times an RTT
+    and 20 ms, and its own length."""
     rng = random.Random(seed)
     gone = {rng.randrange(50 * i, 50 * i + 40) for i in range(2, 12)}
     link = even(20)
