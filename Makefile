@@ -7,7 +7,7 @@ FUZZ_ROUNDS ?= 5000
 
 BUILD_PACKAGES := gcc libc6-dev python3-dev python3-venv libssl-dev ffmpeg
 TEST_PACKAGES := gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
-	gstreamer1.0-plugins-ugly gstreamer1.0-libav python3-gst-1.0 iproute2
+	gstreamer1.0-plugins-ugly gstreamer1.0-libav python3-gst-1.0 iproute2 systemd
 PEER_PACKAGES := gcc libc6-dev ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-good srt-tools rist-tools socat \
 	rtpengine-daemon coturn
 LAB_PEER_PACKAGES := srt-tools rist-tools

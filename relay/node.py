@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from relay import __version__
-from relay.config import Address, Config, FleetConfig, HopConfig, notes
+from relay.config import Config, FleetConfig, HopConfig, notes
 from relay.config.files import check_files, load, read_private_key
 from relay.core.noise import public_key
 from relay.errors import ConfigError, RelayError
@@ -24,9 +24,14 @@ from relay.services.ciphers import fastest_first
 from relay.services.engine import EngineService
 from relay.services.machine import Machine
 from relay.services.observer import Observer
+from relay.services.ports import SocketPorts
+from relay.services.restarts import hold_back
 from relay.services.shards import Shards
+from relay.services.sockets import Sockets
 from relay.services.store import FileStore
-from relay.services.uplinks import HOP_PORT, UPLINK_PORTS, Binding, Uplinks, default_routes
+from relay.services.uplinks import HOP_PORT, Uplinks, default_routes
+from relay.services.watchdog import Watchdog
+from relay.systemd import Manager
 from relay.web import ops
 from relay.wire import sdp
 from relay.wire.health import Digest
@@ -37,43 +42,10 @@ logger = logging.getLogger("relay.node")
 
 DRAIN_CHECK_S = 0.2
 TIMER_LEAST_NS = 1_000_000
+LEFT_SECONDS = 60.0
+"""For streams to come back after a start: until then what the process before had of sockets is kept."""
 RESOLVE_AGAIN_S = 10.0
 """Between two attempts at a peer's name that had no address: the name service may come up after us."""
-
-
-class SocketPorts:
-    """Numbers the packet planes' sockets, for each plane; the first numbers are those that they share, for
-    traffic with peers."""
-
-    def __init__(self, service: EngineService, shards: Shards) -> None:
-        self._service = service
-        self._shards = shards
-        self._used = [{HOP_PORT, *UPLINK_PORTS} for _ in service.engines]
-
-    def open(self, address: Address, shard: int) -> int:
-        used = self._used[shard]
-        port = next(n for n in range(1, len(used) + 1) if n not in used)
-        self._service.open_port(port, address, shard=shard)
-        used.add(port)
-        return port
-
-    def close(self, port: int, shard: int) -> None:
-        self._service.close_port(port, shard=shard)
-        self._used[shard].remove(port)
-
-    def open_hop(self, number: int, address: Address, interface: str | None = None) -> None:
-        """A socket that every plane has, for traffic with peers. Raises PortError."""
-        self._service.open_hop_port(number, address, interface)
-        for plane in self._shards.planes:
-            plane.set_port(number, control.PORT_HOP)
-
-    def open_uplink(self, number: int, binding: Binding) -> None:
-        self.open_hop(number, Address(binding.host or "::", binding.port), binding.interface)
-
-    def close_uplink(self, number: int) -> None:
-        for plane in self._shards.planes:
-            plane.close_port(number)
-        self._service.close_hop_port(number)
 
 
 def resolve(host: str, port: int) -> tuple[tuple[str, int], ...]:
@@ -112,8 +84,11 @@ def routes() -> tuple[str, ...]:
 class Node:
     """A running node: `start`, then `stop`. `done` is set when it should end; `failed` says why, if so."""
 
-    def __init__(self, config: Config, config_path: Path | None = None) -> None:
+    def __init__(
+        self, config: Config, config_path: Path | None = None, manager: Manager | None = None
+    ) -> None:
         self.config = config
+        self.manager = manager = manager or Manager({}, 0)
         self.done = asyncio.Event()
         self.failed: str | None = None
         self._config_path = config_path
@@ -124,12 +99,20 @@ class Node:
         self._drain_task: asyncio.Task[None] | None = None
         self._resolve_task: asyncio.Task[None] | None = None
         self._runner: Any = None
+        self._watchdog_timer: asyncio.TimerHandle | None = None
+        self._left_timer: asyncio.TimerHandle | None = None
         static = read_private_key(config.hop.key_file) if config.hop else None
         public = public_key(static) if static else bytes(32)
         self.shards = Shards(public, config.engine.threads, now_ns=self._started_ns)
+        self.sockets = Sockets(manager, {name: socket.socket(fileno=fd) for name, fd in manager.kept.items()})
         self.service = EngineService(
-            self.shards.planes, self._on_event, self._on_failure, coalesce_us=config.engine.coalesce_us
+            self.shards.planes,
+            self._on_event,
+            self._on_failure,
+            coalesce_us=config.engine.coalesce_us,
+            sockets=self.sockets,
         )
+        self._watchdog = Watchdog(self.shards.planes, lambda: manager.tell("WATCHDOG=1"))
         board = Board(Path(config.node.state_dir))
         self.observer = Observer(board, self.service.cpu_ns, time.monotonic_ns, self._on_facts)
         self.ciphers = fastest_first(time.thread_time_ns)
@@ -178,6 +161,9 @@ class Node:
             ciphers=" ".join(CIPHER_NAMES[cipher] for cipher in self.ciphers),
             ops=str(self.config.ops.listen),
         )
+        self.manager.tell("READY=1", f"STATUS=running, version {__version__}")
+        self._watch()
+        self._left_timer = self._loop.call_later(LEFT_SECONDS, self.sockets.close_left)
 
     async def stop(self) -> None:
         for task in (self._drain_task, self._resolve_task):
@@ -189,8 +175,9 @@ class Node:
                 self.machine.members.save(time.monotonic_ns())
         self.observer.stop()
         self.service.stop()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._watchdog_timer, self._left_timer):
+            if timer is not None:
+                timer.cancel()
         await self.store.close()
         self.shards.close()
         event(logger, logging.INFO, "node_stopped", name=self.config.node.name)
@@ -220,6 +207,12 @@ class Node:
         self._timer_ns = max(self.machine.poll(now_ns), now_ns + TIMER_LEAST_NS)
         self._timer = self._loop.call_later((self._timer_ns - now_ns) * 1e-9, self._on_timer)
 
+    def _watch(self) -> None:
+        """Tell the service manager, if it wants to know, that the node lives."""
+        if self.manager.watchdog_seconds is not None:
+            self._watchdog.tick()
+            self._watchdog_timer = self._loop.call_later(self.manager.watchdog_seconds / 3, self._watch)
+
     def _resolve_late(self) -> None:
         if self.machine.unresolved and (self._resolve_task is None or self._resolve_task.done()):
             self._resolve_task = asyncio.create_task(self._resolve_again())
@@ -242,22 +235,30 @@ class Node:
         """SIGHUP: apply the configuration file as it is now; a wrong one is refused, the old one goes on."""
         if self._config_path is None:
             return
+        self.manager.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        refusal = self._apply(self._config_path)
+        status = f"configuration refused: {refusal}" if refusal else f"running, version {__version__}"
+        self.manager.tell("READY=1", "STATUS=" + " ".join(status.split()))
+
+    def _apply(self, path: Path) -> Exception | None:
+        """Take the configuration of a file; why not, if it is refused."""
         try:
-            config = load(self._config_path, os.environ)
+            config = load(path, os.environ)
             problems = check_files(config, sdp.parse)
             if problems:
                 raise ConfigError(problems)
             self.machine.reload(time.monotonic_ns(), config)
         except (RelayError, OSError) as error:
             event(logger, logging.ERROR, "reload_refused", error=error)
-            return
+            return error
         for name in ("node", "engine", "hop", "fleet", "ops", "web", "log"):
             if _lasting(getattr(config, name)) != _lasting(getattr(self.config, name)):
                 event(logger, logging.WARNING, "reload_needs_restart", section=name)
         self.config = config
         self._poll()
         self._resolve_late()
-        event(logger, logging.INFO, "reloaded", path=self._config_path)
+        event(logger, logging.INFO, "reloaded", path=path)
+        return None
 
     # ---- what the operations API sees (relay.web.ops.NodeView) --------------------------------
 
@@ -333,8 +334,8 @@ def _lasting(section: Any) -> Any:
     return replace(section, peers=()) if isinstance(section, HopConfig) else section
 
 
-async def _main(config: Config, config_path: Path | None) -> int:
-    node = Node(config, config_path)
+async def _main(config: Config, config_path: Path | None, manager: Manager) -> int:
+    node = Node(config, config_path, manager)
     loop = asyncio.get_running_loop()
     handlers: dict[signal.Signals, Callable[[], None]] = {
         signal.SIGTERM: node.done.set,
@@ -349,6 +350,7 @@ async def _main(config: Config, config_path: Path | None) -> int:
         gc.freeze()  # what lives as long as the process need not be looked at again
         await node.done.wait()
     finally:
+        manager.tell("STOPPING=1")
         await node.stop()
     if node.failed is not None:
         raise RelayError(node.failed)
@@ -360,13 +362,16 @@ def run(config: Config, *, config_path: Path | None = None) -> int:
 
     Raises ConfigError for files that the configuration names and that cannot be used, OSError for ports.
     """
-    configure(config.log.format, config.log.level)
+    configure(config.log.format, config.log.level, environ=os.environ)
+    manager = Manager(os.environ, os.getpid())
     problems = check_files(config, sdp.parse)
     if problems:
         raise ConfigError(problems)
     for note in notes(config):
         event(logger, logging.WARNING, "note", text=note)
-    return run_on_loop(_main(config, config_path))
+    if crashes := hold_back(manager, time.monotonic_ns, time.sleep):
+        event(logger, logging.WARNING, "crashed_before", times=crashes)
+    return run_on_loop(_main(config, config_path, manager))
 
 
 def run_on_loop(main: Any) -> int:

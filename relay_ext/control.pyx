@@ -24,8 +24,8 @@ from relay_ext.peer cimport HOP_DELAYS, HOP_PATHS, hop, hop_params
 from relay_ext.plane cimport (
     OP_CONTROL, OP_COOKIE_SECRET, OP_EGRESS_ADD, OP_EGRESS_REMOVE, OP_FEED_ADD, OP_FEED_REMOVE, OP_FEEDBACK,
     OP_HOP_ADD, OP_HOP_ORDERS, OP_HOP_PARAMS, OP_HOP_REMOVE, OP_KEYS_ADD, OP_KEYS_DROP, OP_KEYS_USE, OP_PATH, OP_PORT,
-    OP_ROUTE_ADD, OP_ROUTE_REMOVE, OP_SEND, OP_TRACK_ADD, OP_TRACK_HOLD, OP_TRACK_REMOVE, OP_TRACK_RESTART,
-    PLANE_PORTS, outgoing, plane_free, plane_new, plane_apply, plane_poll, plane_receive,
+    OP_PING, OP_ROUTE_ADD, OP_ROUTE_REMOVE, OP_SEND, OP_TRACK_ADD, OP_TRACK_HOLD, OP_TRACK_REMOVE,
+    OP_TRACK_RESTART, PLANE_PORTS, outgoing, plane_free, plane_new, plane_apply, plane_poll, plane_receive,
     plane_track)
 from relay_ext.delay cimport DELAY_BUCKETS
 from relay_ext.playout cimport track_init
@@ -472,6 +472,14 @@ cdef class Plane:
         self.send_command(OP_COOKIE_SECRET, NULL, copy)
 
     # ---- events and statistics ---------------------------------------------------------------
+
+    def ping(self, uint32_t number):
+        """Ask whether the packet plane takes commands: `pong` becomes `number`."""
+        self.send_command(OP_PING, NULL, NULL, number)
+
+    @property
+    def pong(self):
+        return self.p.pong
 
     def drain_events(self):
         """Every event that waits, by kind: handshakes, cookie replies, control, notices, sources, asks: list[Event]."""

@@ -571,6 +571,8 @@ cdef inline void apply_link(plane *p, int64_t now, command *c) noexcept nogil:
         free(o)
     elif c.op == OP_FEEDBACK:
         ingest_feedback(&k.source, &p.tx, p.pool, <int>c.a, <uint64_t>c.b << 32 | c.c)
+    elif c.op == OP_PING:
+        p.pong = c.a
     else:
         gate_set_secret(p.gate, <const uint8_t *>c.ptr)
         free(c.ptr)

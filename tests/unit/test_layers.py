@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 RELAY = (
-    ("relay", "relay.errors", "relay.seq", "relay.log", "relay.files"),
+    ("relay", "relay.errors", "relay.seq", "relay.log", "relay.files", "relay.systemd"),
     ("relay.wire",),
     ("relay.core",),
     ("relay.config",),
