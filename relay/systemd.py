@@ -21,6 +21,7 @@ class Manager:
 
     def __init__(self, environ: MutableMapping[str, str], pid: int) -> None:
         self._address = environ.pop("NOTIFY_SOCKET", "")
+        self._watchdog_usec = environ.get("WATCHDOG_USEC", "0")
         watchdog_us = int(environ.pop("WATCHDOG_USEC", "0"))
         ours = environ.pop("WATCHDOG_PID", str(pid)) == str(pid)
         self.watchdog_seconds = watchdog_us / 1e6 if ours and self._address else None
@@ -33,6 +34,10 @@ class Manager:
             self.kept = {name: FIRST_FD + i for i, name in enumerate(names[:count])}
         for fd in self.kept.values():
             os.set_inheritable(fd, False)
+
+    def environ(self) -> dict[str, str]:
+        """What it would say to another process that takes this one's place."""
+        return {"NOTIFY_SOCKET": self._address, "WATCHDOG_USEC": self._watchdog_usec}
 
     def tell(self, *assignments: str, fds: Sequence[int] = ()) -> None:
         """Assignments as of sd_notify(3), and file descriptors that go with them."""

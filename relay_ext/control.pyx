@@ -18,7 +18,7 @@ from relay_ext.feed cimport feed
 from relay_ext.hop cimport hop_destroy, hop_init
 from relay_ext.ingest cimport FEEDBACK_FIR, FEEDBACK_PLI, FEEDBACK_REMB
 from relay_ext.inner cimport INNER_AGE_MAX
-from relay_ext.mailbox cimport SHARDS, SHARD_BITS, TARGETS
+from relay_ext.mailbox cimport SHARDS, TARGETS
 from relay_ext.path cimport DATAGRAM_MAX, DATAGRAM_MIN, path_setting, session_keys
 from relay_ext.peer cimport HOP_DELAYS, HOP_PATHS, hop, hop_params
 from relay_ext.plane cimport (
@@ -66,14 +66,6 @@ cdef void *allocate(size_t n) except NULL:
     if p == NULL:
         raise MemoryError
     return p
-
-
-cdef inline uint32_t place(uint32_t id) noexcept:
-    return (id >> SHARD_BITS) & (TARGETS - 1)
-
-
-cdef inline void *pointer(object address) noexcept:
-    return <void *><uintptr_t>address
 
 
 cdef class Plane:

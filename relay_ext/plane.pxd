@@ -16,6 +16,11 @@ from relay_ext.timer cimport timer_wheel
 cdef enum:
     PLANE_PORTS = 4096
 
+cdef enum:                    # whose timer it is
+    TIMER_TRACK = 1
+    TIMER_HOP = 2
+    TIMER_PACER = 3
+
 cdef enum:                    # what a port is for
     PORT_CLOSED = 0
     PORT_HOP = 1

@@ -38,9 +38,6 @@ from relay_ext.timer cimport timer_expire, timer_next, timer_node, timer_wheel_i
 from relay_ext.uplink cimport uplink_choose
 
 cdef enum:
-    TIMER_TRACK = 1
-    TIMER_HOP = 2
-    TIMER_PACER = 3
     COMMANDS = 1024           # waiting for the packet plane, at most
     HANDSHAKES = 128          # events waiting for Python, at most
     COOKIES = 32

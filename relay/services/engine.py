@@ -17,6 +17,9 @@ from relay_ext.control import Event, Plane
 from relay_ext.engine import Engine
 from relay_ext.shards import join
 
+Ports = dict[int, tuple[str, bool]]
+"""By number: the name of the socket, and whether it is for traffic with peers (`probe_mtu`)."""
+
 
 class EngineService:
     """Runs an Engine a plane and calls `on_event` on the event loop for each event of a plane, in order.
@@ -42,7 +45,7 @@ class EngineService:
         self._on_event = on_event
         self._on_failure = on_failure
         self._sockets = sockets
-        self._names: dict[tuple[Engine, int], str] = {}
+        self._kept: dict[tuple[Engine, int], tuple[str, bool]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
@@ -51,6 +54,25 @@ class EngineService:
         for engine, plane in zip(self.engines, self._planes, strict=True):
             self._loop.add_reader(engine.event_fd, partial(self._drain, engine, plane))
             engine.start()
+
+    def pause(self) -> list[Event]:
+        """Ends the threads until the next `start`; the events that have not been handled."""
+        for engine in self.engines:
+            self._unwatch(engine)
+            engine.pause()
+        return [event for plane in self._planes for event in plane.drain_events()]
+
+    @property
+    def ports(self) -> Ports:
+        """Of one engine, for `take`."""
+        return {number: kept for (_, number), kept in self._kept.items()}
+
+    def take(self, ports: Ports) -> None:
+        """Gives the one engine the ports that another process's had, whose sockets are left."""
+        (engine,) = self.engines
+        for number, (name, probe_mtu) in ports.items():
+            engine.add_port(number, self._sockets.take(name), probe_mtu=probe_mtu)
+            self._kept[engine, number] = name, probe_mtu
 
     def stop(self) -> None:
         """Ends the threads, closes the ports and handles the events that were left. May be called again."""
@@ -86,7 +108,7 @@ class EngineService:
                 stack.callback(self._sockets.close, name)
             for (name, sock), engine in zip(sockets, engines, strict=True):
                 engine.add_port(number, sock, probe_mtu=probe_mtu)
-                self._names[engine, number] = name
+                self._kept[engine, number] = name, probe_mtu
             stack.pop_all()
         bound: Address = sockets[0][1].getsockname()[:2]
         return bound
@@ -102,7 +124,7 @@ class EngineService:
 
     def _remove(self, engine: Engine, number: int) -> None:
         engine.remove_port(number)
-        self._sockets.close(self._names.pop((engine, number)))
+        self._sockets.close(self._kept.pop((engine, number))[0])
 
     def cpu_ns(self) -> list[int | None]:
         """CPU time that each engine's thread has used."""

@@ -1,7 +1,7 @@
 """The numbers by which the packet planes know their sockets."""
 
 from relay.config import Address
-from relay.services.engine import EngineService
+from relay.services.engine import EngineService, Ports
 from relay.services.shards import Shards
 from relay.services.uplinks import HOP_PORT, UPLINK_PORTS, Binding
 from relay_ext import control
@@ -15,6 +15,11 @@ class SocketPorts:
         self._service = service
         self._shards = shards
         self._used = [{HOP_PORT, *UPLINK_PORTS} for _ in service.engines]
+
+    def take(self, ports: Ports) -> None:
+        """Go on with those that the one plane of another process had."""
+        self._service.take(ports)
+        self._used[0].update(ports)
 
     def open(self, address: Address, shard: int) -> int:
         used = self._used[shard]

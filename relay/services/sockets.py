@@ -52,6 +52,39 @@ class Sockets:
         """
         return self._take(f"hop {count}", address, interface, count)
 
+    def tcp(self, address: Address) -> list[socket.socket]:
+        """Sockets that listen, one for each address of the host. Raises OSError.
+
+        Were the event loop to look the host up, it would start four threads that stay for good.
+        """
+        host, port = address
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        bound = []
+        for i, (family, *_, name) in enumerate(dict.fromkeys(found)):
+            own = self._free_name(f"tcp {host} {port} {i}")
+            sock = self._left.pop(own, None)
+            if sock is None:
+                self.close_left(port)
+                sock = socket.create_server(name, family=family)
+                self._keeper.keep(own, sock)
+            self._open[own] = sock
+            bound.append(sock)
+        return bound
+
+    @property
+    def all(self) -> dict[str, socket.socket]:
+        """Those that are open, by name."""
+        return self._open
+
+    def inherit(self, left: Mapping[str, socket.socket]) -> None:
+        """More that the process before has left."""
+        self._left.update(left)
+
+    def take(self, name: str) -> socket.socket:
+        """One that it had open. Raises KeyError."""
+        self._open[name] = self._left.pop(name)
+        return self._open[name]
+
     def close(self, name: str) -> None:
         self._keeper.drop(name)
         self._open.pop(name).close()

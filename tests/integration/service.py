@@ -2,6 +2,7 @@
 
 import array
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.integration.nodes import PATIENCE, wait_for
@@ -31,8 +32,9 @@ os.execv(sys.argv[2], sys.argv[2:])
 class Service:
     """`store` has what the service wants kept, by name; `said` counts its assignments."""
 
-    def __init__(self, config: Path, watchdog_seconds: float = 0.3) -> None:
+    def __init__(self, config: Path, watchdog_seconds: float, program: Path) -> None:
         self.config = config
+        self.program = program
         self.log = config.with_suffix(".log")
         self.store: dict[str, int] = {}
         self.said: Counter[str] = Counter()
@@ -47,6 +49,8 @@ class Service:
 
     def start(self) -> None:
         """Start it, and wait until it is ready."""
+        if self._process is not None:
+            self._process.wait(PATIENCE)
         environ = {
             **os.environ,
             "NOTIFY_SOCKET": self._socket.getsockname(),
@@ -56,7 +60,7 @@ class Service:
         }
         ready = self.said["READY=1"]
         fds = tuple(self.store.values())
-        command = [sys.executable, "-c", BEGIN, ",".join(map(str, fds)), str(RELAY), "run"]
+        command = [sys.executable, "-c", BEGIN, ",".join(map(str, fds)), str(self.program), "run"]
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
                 [*command, "--config", str(self.config)], env=environ, pass_fds=fds, stderr=log
@@ -83,6 +87,9 @@ class Service:
         if self._process is not None:
             self._process.kill()
             self._process.wait(PATIENCE)
+        if self.pid:
+            with suppress(ProcessLookupError):  # another than that, after a hand-over
+                os.kill(self.pid, signal.SIGKILL)
         self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._socket.close()
@@ -120,8 +127,8 @@ class Service:
 
 
 @contextmanager
-def service(config: Path, watchdog_seconds: float = 0.3) -> Iterator[Service]:
-    of = Service(config, watchdog_seconds)
+def service(config: Path, watchdog_seconds: float = 0.3, program: Path = RELAY) -> Iterator[Service]:
+    of = Service(config, watchdog_seconds, program)
     try:
         of.start()
         yield of

@@ -210,7 +210,7 @@ def test_ports_are_checked() -> None:
         with pytest.raises(ValueError, match="coalesce_us"):
             Engine(b.plane, coalesce_us=-1)
         b.engine.start()
-        with pytest.raises(RuntimeError, match="started once"):
+        with pytest.raises(RuntimeError, match="cannot be started"):
             b.engine.start()
         b.engine.stop()
         b.engine.stop()

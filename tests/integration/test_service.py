@@ -4,7 +4,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -84,13 +84,13 @@ def playing(port: int) -> Iterator[Player]:
 
 
 @contextmanager
-def sending(source: Sender) -> Iterator[None]:
+def sending(source: Sender, body: Callable[[], bytes] = lambda: bytes(1000)) -> Iterator[None]:
     """Media flows in the meantime."""
     over = threading.Event()
 
     def run() -> None:
         while not over.is_set():
-            source.send(20)
+            source.send(20, body)
 
     thread = threading.Thread(target=run)
     thread.start()
