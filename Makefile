@@ -7,15 +7,15 @@ FUZZ_ROUNDS ?= 5000
 
 BUILD_PACKAGES := gcc libc6-dev python3-dev python3-venv libssl-dev ffmpeg
 TEST_PACKAGES := gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
-	gstreamer1.0-plugins-ugly gstreamer1.0-libav python3-gst-1.0 iproute2
+	gstreamer1.0-plugins-ugly gstreamer1.0-libav python3-gst-1.0 iproute2 systemd
 PEER_PACKAGES := gcc libc6-dev ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-good srt-tools rist-tools socat \
 	rtpengine-daemon coturn
 LAB_PEER_PACKAGES := srt-tools rist-tools
 ROUNDS ?= 5
 SECONDS ?= 60
-STUBS := $(addprefix relay_ext.,clock control crypto delay shards engine load seal rtp payload rlc rlc_encoder gf256 timer \
+STUBS := $(addprefix relay_ext.,clock control crypto delay handover shards engine load seal rtp payload rlc rlc_encoder gf256 timer \
 	transit pacer)
-ASAN_TESTS := $(addsuffix .py,$(addprefix tests/unit/test_,plane plane_commands plane_paths ingest shards relay subscribe delay playout path streams rlc gf256 seal rtp_ext \
+ASAN_TESTS := $(addsuffix .py,$(addprefix tests/unit/test_,plane plane_commands plane_paths handover ingest shards relay subscribe delay playout path streams rlc gf256 seal rtp_ext \
 	payload payload_formats feedback timer transit pacer)) tests/fuzz $(addsuffix .py,$(addprefix tests/integration/test_,engine bench threads))
 ARM_PACKAGES := gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf qemu-user-static
 BENCH_PACKAGES := libisal-dev

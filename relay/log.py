@@ -1,4 +1,5 @@
-"""Structured logs: one line an event, `key=value` text or JSON, never one a packet.
+"""Structured logs: one line an event, `key=value` text or JSON, never one a packet. Where stderr is the
+journal, text goes there as an entry with a field for each of the event's.
 
 Text: `2026-11-22T19:25:42.123Z info relay.hop hop_connected peer=region-sgp rtt_ms=101.2`. Values with
 blanks, quotes or control characters are written as JSON strings, so that what a peer sends cannot start a
@@ -7,11 +8,16 @@ line of its own.
 
 import json
 import logging
+import os
 import re
+import socket
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+"""Of syslog(3)."""
 _PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f\x7f-\x9f]+")
 
 
@@ -21,11 +27,23 @@ def event(logger: logging.Logger, level: int, name: str, /, **fields: object) ->
         logger.log(level, name, extra={"fields": fields})
 
 
-def configure(form: Literal["text", "json"], level: str, stream: TextIO = sys.stderr) -> None:
-    """Sends the log of the whole process to `stream`. `level`: debug, info, warning or error."""
-    handler = logging.StreamHandler(stream)
+def configure(
+    form: Literal["text", "json"], level: str, stream: TextIO = sys.stderr, environ: Mapping[str, str] = {}
+) -> None:
+    """Sends the log of the whole process to `stream`. `level`: debug, info, warning or error. What systemd
+    says in `environ` tells whether the stream is the journal."""
+    journal = form == "text" and _is_journal(stream, environ.get("JOURNAL_STREAM"))
+    handler = JournalHandler(stream) if journal else logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+
+
+def _is_journal(stream: TextIO, name: str | None) -> bool:
+    """`name`: device and inode of the stream that systemd connected with the journal (systemd.exec(5))."""
+    if name is None:
+        return False
+    status = os.fstat(stream.fileno())
+    return name == f"{status.st_dev}:{status.st_ino}"
 
 
 def _describe(record: logging.LogRecord) -> dict[str, Any]:
@@ -42,6 +60,53 @@ def _describe(record: logging.LogRecord) -> dict[str, Any]:
     if record.exc_info:
         described["exception"] = logging.Formatter().formatException(record.exc_info)
     return described
+
+
+class JournalHandler(logging.StreamHandler[TextIO]):
+    """Entries in journald's native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/), with RELAY_EVENT,
+    RELAY_LOGGER and a RELAY_… for each field. What journald does not take is a line on the stream."""
+
+    def __init__(self, stream: TextIO, address: str = "/run/systemd/journal/socket") -> None:
+        super().__init__(stream)
+        self._address = address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._socket.sendto(entry(record), self._address)
+        except OSError:
+            super().emit(record)
+
+    def close(self) -> None:
+        self._socket.close()
+        super().close()
+
+
+def entry(record: logging.LogRecord) -> bytes:
+    """One datagram to journald."""
+    described = _describe(record)
+    _, _, logger, name, *fields = described.items()
+    words = [_word(name[1]), *(f"{key}={_word(value)}" for key, value in fields)]
+    values = {
+        "MESSAGE": " ".join(words),
+        "PRIORITY": _PRIORITIES.get(record.levelno, 6),
+        "SYSLOG_IDENTIFIER": "relay",
+        "RELAY_LOGGER": logger[1],
+        "RELAY_EVENT": name[1],
+        **{
+            f"RELAY_{key.upper()}": value if isinstance(value, str) else _word(value) for key, value in fields
+        },
+    }
+    return b"".join(
+        _journal_field(key, str(value).encode("utf-8", "replace")) for key, value in values.items()
+    )
+
+
+def _journal_field(key: str, value: bytes) -> bytes:
+    if b"\n" not in value:
+        return f"{key}=".encode() + value + b"\n"
+    return f"{key}\n".encode() + len(value).to_bytes(8, "little") + value + b"\n"
 
 
 class JsonFormatter(logging.Formatter):

@@ -15,19 +15,41 @@ from pathlib import Path
 from typing import Any
 
 from relay import __version__
-from relay.config import Address, Config, FleetConfig, HopConfig, notes
+from relay.config import Config, FleetConfig, HopConfig, notes
 from relay.config.files import check_files, load, read_private_key
 from relay.core.noise import public_key
 from relay.errors import ConfigError, RelayError
 from relay.log import configure, event
+from relay.services import carry
 from relay.services.board import Board
 from relay.services.ciphers import fastest_first
 from relay.services.engine import EngineService
-from relay.services.machine import Machine
+from relay.services.handover import (
+    DECISIONS,
+    FD,
+    GO,
+    PACKETS,
+    READY,
+    READY_SECONDS,
+    RUNNING,
+    RUNNING_SECONDS,
+    TAKEN,
+    TAKEN_SECONDS,
+    HandoverError,
+    Predecessor,
+    Successor,
+    command,
+)
+from relay.services.machine import Machine, Outside
 from relay.services.observer import Observer
+from relay.services.ports import SocketPorts
+from relay.services.restarts import hold_back
 from relay.services.shards import Shards
+from relay.services.sockets import Sockets
 from relay.services.store import FileStore
-from relay.services.uplinks import HOP_PORT, UPLINK_PORTS, Binding, Uplinks, default_routes
+from relay.services.uplinks import HOP_PORT, default_routes
+from relay.services.watchdog import Watchdog
+from relay.systemd import Manager
 from relay.web import ops
 from relay.wire import sdp
 from relay.wire.health import Digest
@@ -38,43 +60,10 @@ logger = logging.getLogger("relay.node")
 
 DRAIN_CHECK_S = 0.2
 TIMER_LEAST_NS = 1_000_000
+LEFT_SECONDS = 60.0
+"""For streams to come back after a start: until then what the process before had of sockets is kept."""
 RESOLVE_AGAIN_S = 10.0
 """Between two attempts at a peer's name that had no address: the name service may come up after us."""
-
-
-class SocketPorts:
-    """Numbers the packet planes' sockets, for each plane; the first numbers are those that they share, for
-    traffic with peers."""
-
-    def __init__(self, service: EngineService, shards: Shards) -> None:
-        self._service = service
-        self._shards = shards
-        self._used = [{HOP_PORT, *UPLINK_PORTS} for _ in service.engines]
-
-    def open(self, address: Address, shard: int) -> int:
-        used = self._used[shard]
-        port = next(n for n in range(1, len(used) + 1) if n not in used)
-        self._service.open_port(port, address, shard=shard)
-        used.add(port)
-        return port
-
-    def close(self, port: int, shard: int) -> None:
-        self._service.close_port(port, shard=shard)
-        self._used[shard].remove(port)
-
-    def open_hop(self, number: int, address: Address, interface: str | None = None) -> None:
-        """A socket that every plane has, for traffic with peers. Raises PortError."""
-        self._service.open_hop_port(number, address, interface)
-        for plane in self._shards.planes:
-            plane.set_port(number, control.PORT_HOP)
-
-    def open_uplink(self, number: int, binding: Binding) -> None:
-        self.open_hop(number, Address(binding.host or "::", binding.port), binding.interface)
-
-    def close_uplink(self, number: int) -> None:
-        for plane in self._shards.planes:
-            plane.close_port(number)
-        self._service.close_hop_port(number)
 
 
 def resolve(host: str, port: int) -> tuple[tuple[str, int], ...]:
@@ -113,59 +102,69 @@ def routes() -> tuple[str, ...]:
 class Node:
     """A running node: `start`, then `stop`. `done` is set when it should end; `failed` says why, if so."""
 
-    def __init__(self, config: Config, config_path: Path | None = None) -> None:
+    def __init__(
+        self, config: Config, config_path: Path | None = None, manager: Manager | None = None
+    ) -> None:
         self.config = config
+        self.manager = manager = manager or Manager({}, 0)
         self.done = asyncio.Event()
         self.failed: str | None = None
+        self.handed_over = False
+        """Another process goes on with everything."""
         self._config_path = config_path
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
         self._started_ns = time.monotonic_ns()
         self._drain_task: asyncio.Task[None] | None = None
+        self._handover_task: asyncio.Task[None] | None = None
         self._resolve_task: asyncio.Task[None] | None = None
         self._runner: Any = None
+        self._watchdog_timer: asyncio.TimerHandle | None = None
+        self._left_timer: asyncio.TimerHandle | None = None
         static = read_private_key(config.hop.key_file) if config.hop else None
         public = public_key(static) if static else bytes(32)
         self.shards = Shards(public, config.engine.threads, now_ns=self._started_ns)
+        self.sockets = Sockets(manager, {name: socket.socket(fileno=fd) for name, fd in manager.kept.items()})
         self.service = EngineService(
-            self.shards.planes, self._on_event, self._on_failure, coalesce_us=config.engine.coalesce_us
+            self.shards.planes,
+            self._on_event,
+            self._on_failure,
+            coalesce_us=config.engine.coalesce_us,
+            sockets=self.sockets,
         )
+        self._watchdog = Watchdog(self.shards.planes, lambda: manager.tell("WATCHDOG=1"))
         board = Board(Path(config.node.state_dir))
         self.observer = Observer(board, self.service.cpu_ns, time.monotonic_ns, self._on_facts)
         self.ciphers = fastest_first(time.thread_time_ns)
         self.store = FileStore(config.node.state_dir / "fleet.json")
         self._ports = SocketPorts(self.service, self.shards)
-        self.machine = Machine(
-            config,
-            self.shards,
-            self._ports,
-            static=static,
+        self._outside = Outside(
+            shards=self.shards,
+            ports=self._ports,
             random_bytes=os.urandom,
             resolve=resolve,
-            uplinks=Uplinks(
-                config.hop.uplinks if config.hop else (),
-                self._ports,
-                index_of=interface_index,
-                routes=routes,
-            ),
+            index_of=interface_index,
+            routes=routes,
             read=Path.read_text,
             store=self.store,
             wall_clock=time.time,
-            ciphers=self.ciphers,
             look=self.observer.ask,
         )
+        self.machine = Machine(config, self._outside, static=static, ciphers=self.ciphers)
 
     async def start(self) -> None:
         """Open everything and begin. Raises OSError with a sentence when a port cannot be had."""
-        now_ns = time.monotonic_ns()
         if self.config.hop is not None:
             self._ports.open_hop(HOP_PORT, self.config.hop.listen)
-        self.machine.start(now_ns)
+        self.machine.start(time.monotonic_ns())
         self.service.start()
+        await self._begin()
+
+    async def _begin(self) -> None:
         self.observer.start()
         self.observer.ask()
-        self._runner = await ops.start(self, self.config.ops.listen)
+        self._runner = await ops.start(self, self.config.ops.listen, self.sockets)
         self._poll()
         self._resolve_late()
         event(
@@ -179,19 +178,23 @@ class Node:
             ciphers=" ".join(CIPHER_NAMES[cipher] for cipher in self.ciphers),
             ops=str(self.config.ops.listen),
         )
+        self.manager.tell("READY=1", f"STATUS=running, version {__version__}")
+        self._watch()
+        self._left_timer = self._loop.call_later(LEFT_SECONDS, self.sockets.close_left)
 
     async def stop(self) -> None:
-        for task in (self._drain_task, self._resolve_task):
+        for task in (self._drain_task, self._resolve_task, self._handover_task):
             if task is not None:
                 task.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
-            if self.machine.members is not None:
+            if self.machine.members is not None and not self.handed_over:
                 self.machine.members.save(time.monotonic_ns())
         self.observer.stop()
         self.service.stop()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._watchdog_timer, self._left_timer):
+            if timer is not None:
+                timer.cancel()
         await self.store.close()
         self.shards.close()
         event(logger, logging.INFO, "node_stopped", name=self.config.node.name)
@@ -221,6 +224,12 @@ class Node:
         self._timer_ns = max(self.machine.poll(now_ns), now_ns + TIMER_LEAST_NS)
         self._timer = self._loop.call_later((self._timer_ns - now_ns) * 1e-9, self._on_timer)
 
+    def _watch(self) -> None:
+        """Tell the service manager, if it wants to know, that the node lives."""
+        if self.manager.watchdog_seconds is not None:
+            self._watchdog.tick()
+            self._watchdog_timer = self._loop.call_later(self.manager.watchdog_seconds / 3, self._watch)
+
     def _resolve_late(self) -> None:
         if self.machine.unresolved and (self._resolve_task is None or self._resolve_task.done()):
             self._resolve_task = asyncio.create_task(self._resolve_again())
@@ -243,15 +252,29 @@ class Node:
         """SIGHUP: apply the configuration file as it is now; a wrong one is refused, the old one goes on."""
         if self._config_path is None:
             return
+        self.manager.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        refusal = self._load(self._config_path)
+        status = f"configuration refused: {refusal}" if refusal else f"running, version {__version__}"
+        self.manager.tell("READY=1", "STATUS=" + " ".join(status.split()))
+
+    def _load(self, path: Path) -> Exception | None:
+        """Take the configuration of a file; why not, if it is refused."""
         try:
-            config = load(self._config_path, os.environ)
+            config = load(path, os.environ)
             problems = check_files(config, sdp.parse)
             if problems:
                 raise ConfigError(problems)
+        except (RelayError, OSError) as error:
+            event(logger, logging.ERROR, "reload_refused", error=error)
+            return error
+        return self._apply(config)
+
+    def _apply(self, config: Config) -> Exception | None:
+        try:
             self.machine.reload(time.monotonic_ns(), config)
         except (RelayError, OSError) as error:
             event(logger, logging.ERROR, "reload_refused", error=error)
-            return
+            return error
         for name in ("node", "engine", "hop", "fleet", "ops", "web", "log"):
             if _lasting(getattr(config, name)) != _lasting(getattr(self.config, name)):
                 event(logger, logging.WARNING, "reload_needs_restart", section=name)
@@ -259,6 +282,81 @@ class Node:
         self._poll()
         self._resolve_late()
         event(logger, logging.INFO, "reloaded", path=self._config_path)
+        return None
+
+    # ---- upgrade -----------------------------------------------------------------------------
+
+    def hand_over(self) -> None:
+        """SIGUSR2: start the program that is at our path now, and let it go on with everything."""
+        if self._handover_task is None or self._handover_task.done():
+            self._handover_task = asyncio.create_task(self._hand_over())
+
+    async def _hand_over(self) -> None:
+        try:
+            if len(self.shards) > 1:
+                raise HandoverError(f"[engine] threads is {len(self.shards)}, not 1: upgrade by a restart")
+            if self.machine.streams.draining:
+                raise HandoverError("the node drains: start the new version when it has ended")
+            with Successor(command(), os.environ | self.manager.environ()) as successor:
+                version = await successor.hello()
+                self.manager.tell("WATCHDOG=1")
+                pause_ns = self._give(successor)
+        except Exception as error:  # whatever it was, this process goes on
+            event(logger, logging.ERROR, "handover_failed", kind=type(error).__name__, error=error)
+            return
+        fields = {"version": version, "pid": successor.pid, "pause_ms": round(pause_ns / 1e6, 1)}
+        event(logger, logging.INFO, "handed_over", **fields)
+        self.manager.tell(f"MAINPID={successor.pid}", f"STATUS=running, version {version}")
+        self.manager.barrier()
+        self.done.set()
+
+    def _give(self, successor: Successor) -> int:
+        """Returns when the other process goes on, after so many ns without a packet thread; until it has been
+        told to, everything goes on here. Raises HandoverError, and ValueError for what cannot be given."""
+        decisions = {"machine": self.machine, "ports": self.service.ports}
+        successor.send_sockets(self.sockets.all)
+        successor.send(DECISIONS, carry.save(decisions, vars(self._outside)))
+        successor.receive(READY, READY_SECONDS)
+        paused_ns = time.monotonic_ns()
+        events = self.service.pause()
+        try:
+            packets = {"plane": self.shards.save(), "events": events}
+            successor.send(PACKETS, carry.save(packets, {}))
+            successor.receive(TAKEN, TAKEN_SECONDS)
+            successor.send(GO)
+        except BaseException:
+            self._go_on(events)
+            raise
+        self.handed_over = True
+        self.failed = "the process that was to go on has not begun"
+        self.done.set()
+        successor.receive(RUNNING, RUNNING_SECONDS)
+        self.failed = None
+        return time.monotonic_ns() - paused_ns
+
+    def _go_on(self, events: list[control.Event]) -> None:
+        self.service.start()
+        for e in events:
+            self.machine.handle(time.monotonic_ns(), e)
+        self._poll()
+
+    async def take_over(self, predecessor: Predecessor) -> None:
+        """Go on with what another process gives. Raises HandoverError; then that one goes on."""
+        with predecessor:
+            predecessor.hello()
+            self.sockets.inherit(predecessor.receive_sockets(READY_SECONDS))
+            decisions = carry.load(predecessor.receive(DECISIONS, READY_SECONDS), vars(self._outside))
+            self.machine = decisions["machine"]
+            self._ports.take(decisions["ports"])
+            predecessor.send(READY)
+            packets = carry.load(predecessor.receive(PACKETS, TAKEN_SECONDS), {})
+            self.shards.load(packets["plane"])
+            predecessor.send(TAKEN)
+            predecessor.receive(GO, TAKEN_SECONDS)
+            self._go_on(packets["events"])
+            predecessor.send(RUNNING)
+        self._apply(self.config)
+        await self._begin()
 
     # ---- what the operations API sees (relay.web.ops.NodeView) --------------------------------
 
@@ -349,22 +447,27 @@ def _lasting(section: Any) -> Any:
     return replace(section, peers=()) if isinstance(section, HopConfig) else section
 
 
-async def _main(config: Config, config_path: Path | None) -> int:
-    node = Node(config, config_path)
+async def _main(
+    config: Config, config_path: Path | None, manager: Manager, predecessor: Predecessor | None
+) -> int:
+    node = Node(config, config_path, manager)
     loop = asyncio.get_running_loop()
     handlers: dict[signal.Signals, Callable[[], None]] = {
         signal.SIGTERM: node.done.set,
         signal.SIGINT: node.done.set,
         signal.SIGHUP: node.reload,
+        signal.SIGUSR2: node.hand_over,
     }
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
     try:
-        await node.start()
+        await (node.take_over(predecessor) if predecessor else node.start())
         gc.collect()
         gc.freeze()  # what lives as long as the process need not be looked at again
         await node.done.wait()
     finally:
+        if not node.handed_over:
+            manager.tell("STOPPING=1")
         await node.stop()
     if node.failed is not None:
         raise RelayError(node.failed)
@@ -376,13 +479,17 @@ def run(config: Config, *, config_path: Path | None = None) -> int:
 
     Raises ConfigError for files that the configuration names and that cannot be used, OSError for ports.
     """
-    configure(config.log.format, config.log.level)
+    configure(config.log.format, config.log.level, environ=os.environ)
+    manager = Manager(os.environ, os.getpid())
     problems = check_files(config, sdp.parse)
     if problems:
         raise ConfigError(problems)
     for note in notes(config):
         event(logger, logging.WARNING, "note", text=note)
-    return run_on_loop(_main(config, config_path))
+    predecessor = Predecessor(int(os.environ.pop(FD))) if FD in os.environ else None
+    if predecessor is None and (crashes := hold_back(manager, time.monotonic_ns, time.sleep)):
+        event(logger, logging.WARNING, "crashed_before", times=crashes)
+    return run_on_loop(_main(config, config_path, manager, predecessor))
 
 
 def run_on_loop(main: Any) -> int:

@@ -1,8 +1,17 @@
 # What Python holds of the packet plane.
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uintptr_t
 
 from relay_ext.base cimport command
+from relay_ext.mailbox cimport SHARD_BITS, TARGETS
 from relay_ext.plane cimport plane
+
+cdef void *allocate(size_t n) except NULL  # zeroed
+
+cdef inline uint32_t place(uint32_t id) noexcept:
+    return (id >> SHARD_BITS) & (TARGETS - 1)
+
+cdef inline void *pointer(object address) noexcept:
+    return <void *><uintptr_t>address
 
 cdef class Plane:
     cdef plane *p

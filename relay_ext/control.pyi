@@ -292,6 +292,10 @@ class Plane:
 
     # events and statistics
 
+    def ping(self, number: int) -> None:
+        """Ask whether the packet plane takes commands: `pong` becomes `number`. Raises PlaneBusy."""
+    @property
+    def pong(self) -> int: ...
     def drain_events(self) -> list[Event]:
         """Every event that waits, by kind: handshakes, cookie replies, control, notices, sources."""
     def stats(self) -> dict[str, int]:

@@ -18,14 +18,14 @@ from relay_ext.feed cimport feed
 from relay_ext.hop cimport hop_destroy, hop_init
 from relay_ext.ingest cimport FEEDBACK_FIR, FEEDBACK_PLI, FEEDBACK_REMB
 from relay_ext.inner cimport INNER_AGE_MAX
-from relay_ext.mailbox cimport SHARDS, SHARD_BITS, TARGETS
+from relay_ext.mailbox cimport SHARDS, TARGETS
 from relay_ext.path cimport DATAGRAM_MAX, DATAGRAM_MIN, path_setting, session_keys
 from relay_ext.peer cimport HOP_DELAYS, HOP_PATHS, hop, hop_params
 from relay_ext.plane cimport (
     OP_CONTROL, OP_COOKIE_SECRET, OP_EGRESS_ADD, OP_EGRESS_REMOVE, OP_FEED_ADD, OP_FEED_REMOVE, OP_FEEDBACK,
     OP_HOP_ADD, OP_HOP_ORDERS, OP_HOP_PARAMS, OP_HOP_REMOVE, OP_KEYS_ADD, OP_KEYS_DROP, OP_KEYS_USE, OP_PATH, OP_PORT,
-    OP_ROUTE_ADD, OP_ROUTE_REMOVE, OP_SEND, OP_TRACK_ADD, OP_TRACK_HOLD, OP_TRACK_REMOVE, OP_TRACK_RESTART,
-    PLANE_PORTS, outgoing, plane_free, plane_new, plane_apply, plane_poll, plane_receive,
+    OP_PING, OP_ROUTE_ADD, OP_ROUTE_REMOVE, OP_SEND, OP_TRACK_ADD, OP_TRACK_HOLD, OP_TRACK_REMOVE,
+    OP_TRACK_RESTART, PLANE_PORTS, outgoing, plane_free, plane_new, plane_apply, plane_poll, plane_receive,
     plane_track)
 from relay_ext.delay cimport DELAY_BUCKETS
 from relay_ext.playout cimport track_init
@@ -66,14 +66,6 @@ cdef void *allocate(size_t n) except NULL:
     if p == NULL:
         raise MemoryError
     return p
-
-
-cdef inline uint32_t place(uint32_t id) noexcept:
-    return (id >> SHARD_BITS) & (TARGETS - 1)
-
-
-cdef inline void *pointer(object address) noexcept:
-    return <void *><uintptr_t>address
 
 
 cdef class Plane:
@@ -473,6 +465,14 @@ cdef class Plane:
         self.send_command(OP_COOKIE_SECRET, NULL, copy)
 
     # ---- events and statistics ---------------------------------------------------------------
+
+    def ping(self, uint32_t number):
+        """Ask whether the packet plane takes commands: `pong` becomes `number`."""
+        self.send_command(OP_PING, NULL, NULL, number)
+
+    @property
+    def pong(self):
+        return self.p.pong
 
     def drain_events(self):
         """Every event that waits, by kind: handshakes, cookie replies, control, notices, sources, asks: list[Event]."""

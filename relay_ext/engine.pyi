@@ -26,16 +26,18 @@ class Engine:
     def alive(self) -> bool:
         """The thread runs.
 
-        False before `start`, after `stop`, and when an internal error ended it: see `error`.
+        False before `start`, after `pause` and `stop`, and when an internal error ended it: see `error`.
         """
     @property
     def error(self) -> str | None:
-        """What ended the thread, if anything but `stop` did."""
+        """What ended the thread, if anything but `pause` or `stop` did."""
     @property
     def cpu_ns(self) -> int | None:
         """CPU time that the thread has used, in nanoseconds; None before it runs and after it has ended."""
     def start(self) -> None:
-        """Raises RuntimeError when the engine was started before."""
+        """Raises RuntimeError when the engine runs, or has been stopped."""
+    def pause(self) -> None:
+        """Ends the thread until the next `start`; what arrives meanwhile waits in the sockets' buffers."""
     def stop(self) -> None:
         """Ends the thread and closes every file; at most a turn (a few ms). May be called again."""
     def add_port(self, port: int, sock: socket.socket, *, probe_mtu: bool = False) -> None:

@@ -259,8 +259,8 @@ cdef void close_files(engine *e) noexcept nogil:
 
 
 cdef class Engine:
-    """The thread that runs a Plane on UDP sockets. It is started once; `stop` ends it and releases what it
-    holds.
+    """The thread that runs a Plane on UDP sockets. `pause` ends it, and it may be started again; `stop` ends it for
+    good and releases what it holds.
 
     Ports may be added and taken away at any time, from any Python thread. Commands that were given to the
     plane before `stop` are carried out.
@@ -330,8 +330,9 @@ cdef class Engine:
     def start(self):
         with self.lock:
             if self.thread is not None or self.e.events < 0:
-                raise RuntimeError("an engine is started once: make a new one")
+                raise RuntimeError("an engine that runs, or was stopped, cannot be started")
             self.plane.threaded = True
+            atomic_store(&self.e.stopping, 0)
             atomic_store(&self.e.running, 1)
             self.thread = threading.Thread(target=self._enter, name="relay-engine", daemon=True)
             self.thread.start()
@@ -345,16 +346,27 @@ cdef class Engine:
         with self.lock:
             if self.e.events < 0:
                 return
-            atomic_store(&self.e.stopping, 1)
-            self.wake()
-            if self.thread is not None:
-                self.thread.join()
-            self.plane.threaded = False
+            self.halt()
             self.plane.wake_fd = -1
-            self.finish()
             for port in list(self.sockets):
                 self.forget(port)
             close_files(self.e)
+
+    def pause(self):
+        """What arrives from now on waits in the sockets' buffers."""
+        with self.lock:
+            if self.e.events >= 0:
+                self.halt()
+
+    cdef int halt(self) except -1:
+        atomic_store(&self.e.stopping, 1)
+        self.wake()
+        if self.thread is not None:
+            self.thread.join()
+        self.thread = None
+        self.plane.threaded = False
+        self.finish()
+        return 0
 
     cdef void wake(self):
         cdef uint64_t one = 1

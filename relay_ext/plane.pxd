@@ -16,6 +16,11 @@ from relay_ext.timer cimport timer_wheel
 cdef enum:
     PLANE_PORTS = 4096
 
+cdef enum:                    # whose timer it is
+    TIMER_TRACK = 1
+    TIMER_HOP = 2
+    TIMER_PACER = 3
+
 cdef enum:                    # what a port is for
     PORT_CLOSED = 0
     PORT_HOP = 1
@@ -56,6 +61,7 @@ cdef enum:                    # commands
     OP_CONTROL = 21
     OP_COOKIE_SECRET = 22
     OP_FEEDBACK = 23
+    OP_PING = 24
 
 
 ctypedef struct plane_track:
@@ -120,6 +126,7 @@ ctypedef struct plane:
     plane_port ports[4096]
     session_table sessions
     egress_table egresses
+    uint32_t pong             # number of the last ping that was answered
     plane_stats stats
 
 cdef void plane_receive(plane *p, int64_t now, uint16_t port, const addr *source,

@@ -38,9 +38,6 @@ from relay_ext.timer cimport timer_expire, timer_next, timer_node, timer_schedul
 from relay_ext.uplink cimport uplink_choose
 
 cdef enum:
-    TIMER_TRACK = 1
-    TIMER_HOP = 2
-    TIMER_PACER = 3
     COMMANDS = 1024           # waiting for the packet plane, at most
     HANDSHAKES = 128          # events waiting for Python, at most
     COOKIES = 32
@@ -576,6 +573,8 @@ cdef inline void apply_link(plane *p, int64_t now, command *c) noexcept nogil:
         free(o)
     elif c.op == OP_FEEDBACK:
         ingest_feedback(&k.source, &p.tx, p.pool, <int>c.a, <uint64_t>c.b << 32 | c.c)
+    elif c.op == OP_PING:
+        p.pong = c.a
     else:
         gate_set_secret(p.gate, <const uint8_t *>c.ptr)
         free(c.ptr)

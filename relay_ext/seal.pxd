@@ -20,6 +20,7 @@ cdef struct seal_key    # a cipher context kept keyed, one a direction
 
 cdef seal_key *seal_key_new(int cipher, const uint8_t *key, bint sealing) noexcept nogil  # NULL: failed
 cdef void seal_key_free(seal_key *k) noexcept nogil  # cleanses; NULL is allowed
+cdef int seal_key_secret(const seal_key *k, uint8_t *secret) noexcept nogil  # its cipher; fills SEAL_KEY bytes, the key
 
 # Seals data[0:n] in place and puts the tag behind it. The nonce is 4 zero bytes and the counter, little-endian;
 # never use a counter twice. After -1 `data` may still be plaintext and must not be sent.

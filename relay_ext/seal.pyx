@@ -27,6 +27,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 cdef extern from "<openssl/crypto.h>" nogil:
     int CRYPTO_memcmp(const void *a, const void *b, size_t n)
+    void OPENSSL_cleanse(void *p, size_t n)
 
 cdef extern from "<openssl/core_names.h>" nogil:
     const char *OSSL_CIPHER_PARAM_AEAD_TAG
@@ -82,6 +83,8 @@ cdef struct seal_key:
     EVP_CIPHER_CTX *ctx
     OSSL_PARAM tag[2]         # asks for, or gives, the tag at tag[0].data
     bint sealing
+    int cipher
+    uint8_t secret[SEAL_KEY]
 
 
 cdef const char *cipher_name(int cipher) noexcept nogil:
@@ -102,6 +105,8 @@ cdef seal_key *seal_key_new(int cipher, const uint8_t *key, bint sealing) noexce
     if k == NULL:
         return NULL
     k.sealing = sealing
+    k.cipher = cipher
+    memcpy(k.secret, key, SEAL_KEY)
     k.tag[0] = OSSL_PARAM_construct_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, NULL, SEAL_TAG)
     k.tag[1] = OSSL_PARAM_construct_end()
     k.ctx = EVP_CIPHER_CTX_new()
@@ -116,7 +121,13 @@ cdef seal_key *seal_key_new(int cipher, const uint8_t *key, bint sealing) noexce
 cdef void seal_key_free(seal_key *k) noexcept nogil:
     if k != NULL:
         EVP_CIPHER_CTX_free(k.ctx)
+        OPENSSL_cleanse(k.secret, SEAL_KEY)
         free(k)
+
+
+cdef int seal_key_secret(const seal_key *k, uint8_t *secret) noexcept nogil:
+    memcpy(secret, k.secret, SEAL_KEY)
+    return k.cipher
 
 
 cdef inline bint run_cipher(seal_key *k, uint64_t counter, const uint8_t *header, const uint8_t *src, int n,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from relay.errors import RelayError
-from relay.services.engine import open_udp
+from relay.services.sockets import open_udp
 from relay_ext.control import PORT_EGRESS, PORT_HOP, PORT_RTP, Plane
 from relay_ext.engine import Engine
 from relay_ext.load import Link, Sink, Source

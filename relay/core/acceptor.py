@@ -3,11 +3,12 @@ concerns."""
 
 from collections import Counter
 from collections.abc import Callable
-from itertools import count
+from functools import partial
 
 from relay.core.actions import Action, Address
 from relay.core.handshake import Caller, HandshakeError, Identity, Local, identify
 from relay.core.session import Peer, Session
+from relay.seq import Count
 from relay.wire.fields import WireError
 from relay.wire.hop import Initiation, Response, decode_handshake
 
@@ -26,7 +27,7 @@ class Acceptor:
         self._random_bytes = random_bytes
         self._peers: dict[bytes, Session] = {}
         self._indices: dict[int, Session] = {}
-        self._sessions_made = count()
+        self._sessions_made = Count()
 
     def add(self, peer: Peer, shard: int = 0, shards: int = 1) -> Session:
         """A session for this peer; its `start` is next. The low bits of its indices are `shard`, one of
@@ -34,14 +35,8 @@ class Acceptor:
         if peer.public_key in self._peers or peer.public_key == self._identity.public:
             raise ValueError(f"the public key of {peer.name} is already in use")
 
-        def allocate() -> int:
-            index = 0
-            while index == 0 or index in self._indices:
-                index = int.from_bytes(self._random_bytes(4), "big") // shards * shards + shard
-            self._indices[index] = session
-            return index
-
         instance = (self._identity.instance + next(self._sessions_made)) % 2**64
+        allocate = partial(self._allocate, peer.public_key, shard, shards)
         session = Session(Local(self._identity, instance, self._random_bytes, allocate, self._release), peer)
         self._peers[peer.public_key] = session
         return session
@@ -94,6 +89,13 @@ class Acceptor:
         if isinstance(parts, Response):
             return session, session.receive_response(now_ns, parts)
         return session, session.receive_cookie(now_ns, parts)
+
+    def _allocate(self, peer: bytes, shard: int, shards: int) -> int:
+        index = 0
+        while index == 0 or index in self._indices:
+            index = int.from_bytes(self._random_bytes(4), "big") // shards * shards + shard
+        self._indices[index] = self._peers[peer]
+        return index
 
     def _release(self, index: int) -> None:
         del self._indices[index]

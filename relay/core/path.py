@@ -16,7 +16,6 @@ of events can leave it stuck.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import count
 
 from relay.core.actions import Action, Address, SendControl, SendHandshake, SetAddress, SetMtu
 from relay.core.challenge import Challenges
@@ -24,7 +23,7 @@ from relay.core.dialer import CookieJar, Dialer
 from relay.core.handshake import Caller, HandshakeError, Local, mac1_of, respond
 from relay.core.keyring import Keyring, Keys
 from relay.core.pmtu import PathMtu, largest_datagram
-from relay.seq import distance
+from relay.seq import Count, distance
 from relay.wire import hop
 from relay.wire.hop import Frame, Hello, Keepalive, MtuAck, encode_frame
 
@@ -50,9 +49,9 @@ class Shared:
     peer_public: bytes
     actions: list[Action] = field(default_factory=list)
     drops: Counter[str] = field(default_factory=Counter)
-    numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    numbers: Iterator[int] = field(default_factory=lambda: Count(1))
     """Of initiations: they go on when a path is closed and opened anew."""
-    generations: Iterator[int] = field(default_factory=lambda: count(1))
+    generations: Iterator[int] = field(default_factory=lambda: Count(1))
     """Of installations of keys."""
 
 

@@ -2,14 +2,16 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from relay.config import Address, Config
 from relay.core.noise import public_key
 from relay.lab.network import Network, Received, Sent
-from relay.services.machine import Machine
+from relay.services import carry
+from relay.services.machine import Machine, Outside
 from relay.services.shards import Shards
-from relay.services.uplinks import HOP_PORT, UPLINK_PORTS, Binding, Uplinks
+from relay.services.uplinks import HOP_PORT, UPLINK_PORTS, Binding
 from relay.wire.health import RATIO, Digest
 from relay.wire.hop import CIPHER_CHACHA20_POLY1305, DatagramType
 from relay_ext import control
@@ -64,29 +66,41 @@ class VirtualNode:
         """Of any shard: nothing is gained from numbers that are closer together."""
         self._random = random.Random(seed)
         self.facts = WELL
-        public = public_key(static) if static else bytes(32)
-        self.shards = Shards(public, config.engine.threads, slabs=slabs, now_ns=now_ns)
-        join(self.shards.planes)
-        self.machine = Machine(
-            config,
-            self.shards,
-            self,
-            static=static,
+        self._public = public_key(static) if static else bytes(32)
+        self._threads, self._slabs = config.engine.threads, slabs
+        self.shards = self._new_shards(now_ns)
+        world = Outside(
+            shards=self.shards,
+            ports=self,
             random_bytes=self.random_bytes,
             resolve=lambda host, port: ((host, port),),
-            uplinks=Uplinks(
-                config.hop.uplinks if config.hop else (), self, index_of=lambda _: None, routes=lambda: ()
-            ),
+            index_of=lambda _: None,
+            routes=lambda: (),
             read=read,
             store=store or MemoryStore(),
             wall_clock=lambda: 0.0,
-            ciphers=ciphers,
             look=self.look,
         )
+        self._outside = world
+        self.machine = Machine(config, world, static=static, ciphers=ciphers)
         if config.hop is not None:
             self._open_hop(HOP_PORT, (host, config.hop.listen.port))
         self.machine.start(now_ns)
         network.wake(self)
+
+    def _new_shards(self, now_ns: int) -> Shards:
+        shards = Shards(self._public, self._threads, slabs=self._slabs, now_ns=now_ns)
+        join(shards.planes)
+        return shards
+
+    def hand_over(self) -> None:
+        """Another process goes on from here."""
+        machine, planes = carry.save(self.machine, vars(self._outside)), self.shards.save()
+        self.shards.close()
+        self.shards = self._new_shards(self.network.now_ns)
+        self._outside = replace(self._outside, shards=self.shards)
+        self.shards.load(planes)
+        self.machine = carry.load(machine, vars(self._outside))
 
     def random_bytes(self, n: int) -> bytes:
         return self._random.randbytes(n)

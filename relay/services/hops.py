@@ -147,7 +147,7 @@ class Hops:
         self._random_bytes = random_bytes
         self._on_message = on_message
         self._on_state = on_state
-        self._by_session: dict[int, Hop] = {}
+        self._by_session: dict[Session, Hop] = {}
         self._uplinks: tuple[Uplink, ...] = (Uplink(port, "default"),)
         self._secret_ns: int | None = None
 
@@ -168,7 +168,7 @@ class Hops:
         rates = Rates(self._max_overhead)
         hop = Hop(hop_id, name, region, bool(peer.addresses), session, plane.hop_link(hop_id), rates)
         self.hops[hop_id] = hop
-        self._by_session[id(session)] = hop
+        self._by_session[session] = hop
         self._apply_params(hop)
         self._run(now_ns, hop, session.set_ways(now_ns, self._ways(hop)))
         return hop
@@ -191,7 +191,7 @@ class Hops:
 
     def remove(self, now_ns: int, hop: Hop) -> None:
         self._run(now_ns, hop, self.acceptor.remove(hop.session.peer.public_key))
-        del self._by_session[id(hop.session)]
+        del self._by_session[hop.session]
         del self.hops[hop.id]
         self._shards.remove_hop(hop.id)
 
@@ -256,7 +256,7 @@ class Hops:
         if e.kind == control.EVENT_HANDSHAKE:
             taken = self.acceptor.receive_handshake(now_ns, e.address, e.data, e.port)
             if taken is not None:
-                self._run(now_ns, self._by_session[id(taken[0])], taken[1])
+                self._run(now_ns, self._by_session[taken[0]], taken[1])
             return
         hop = self.hops.get(e.a)
         if hop is None:

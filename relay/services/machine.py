@@ -6,9 +6,9 @@ of the packet plane, then `poll`, which says when to poll next.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from relay.config import Address, Config, PeerConfig, RtpDestination
 from relay.core import actions
@@ -28,7 +28,7 @@ from relay.services.regions import Directions
 from relay.services.shards import Shards
 from relay.services.streams import Streams
 from relay.services.tracks import Ports
-from relay.services.uplinks import HOP_PORT, Uplinks
+from relay.services.uplinks import HOP_PORT, Sockets, Uplinks
 from relay.wire.hop import CIPHER_CHACHA20_POLY1305
 from relay.wire.messages import (
     AskRegions,
@@ -52,33 +52,58 @@ Ingests = dict[str, tuple[int | None, tuple[TrackSource, ...]]]
 Egresses = dict[str, tuple[RtpDestination, ...]]
 
 
+class NodePorts(Ports, Sockets, Protocol):
+    """All sockets of a node."""
+
+
+def _no_record(now_ns: int) -> int | None:
+    """How much is left of the record of a node that needs none."""
+    return None
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What a Machine has of the process that it is in; all else of it can go on in another."""
+
+    shards: Shards
+    ports: NodePorts
+    random_bytes: Callable[[int], bytes]
+    resolve: Resolve
+    index_of: Callable[[str], int | None]
+    routes: Callable[[], tuple[str, ...]]
+    """Both as of `Uplinks`."""
+    read: Callable[[Path], str]
+    store: Store
+    wall_clock: Callable[[], float]
+    """Seconds since 1970, for warnings alone."""
+    look: Callable[[], None]
+    """Asks for a reading of the board, which comes to `fleet.observe`."""
+
+
 class Machine:
     """`static` is the node's private key, None for a plain forwarder, whose configuration has no `[hop]`;
-    `ciphers` are those that it takes, the fastest on this machine first. `wall_clock` gives seconds since
-    1970, for warnings alone. `look` asks for a reading of the board, which comes to `fleet.observe`."""
+    `ciphers` are those that it takes, the fastest on this machine first."""
 
     def __init__(
         self,
         config: Config,
-        shards: Shards,
-        ports: Ports,
+        outside: Outside,
         *,
         static: bytes | None,
-        random_bytes: Callable[[int], bytes],
-        resolve: Resolve,
-        uplinks: Uplinks,
-        read: Callable[[Path], str],
-        store: Store,
-        wall_clock: Callable[[], float],
         ciphers: tuple[int, ...] = (CIPHER_CHACHA20_POLY1305,),
-        look: Callable[[], None] = lambda: None,
     ) -> None:
+        shards, random_bytes = outside.shards, outside.random_bytes
         self.shards = shards
-        self._resolve = resolve
-        self._uplinks = uplinks
+        self._resolve = outside.resolve
+        self._uplinks = Uplinks(
+            config.hop.uplinks if config.hop else (),
+            outside.ports,
+            index_of=outside.index_of,
+            routes=outside.routes,
+        )
         self._uplinks_ns: int | None = None
         """When to look next at which there are; None: nobody is called, nor can call there."""
-        self._read = read
+        self._read = outside.read
         self._config = config
         self._ingests: Ingests = {}
         self._egresses: Egresses = {}
@@ -91,7 +116,7 @@ class Machine:
             self.directory = Directory(public_key(static))
         self.streams = Streams(
             shards,
-            ports,
+            outside.ports,
             name=config.node.name,
             budget_ms=budget_ms,
             random_bytes=random_bytes,
@@ -120,9 +145,9 @@ class Machine:
                     identity,
                     self.hops,
                     role=config.node.role,
-                    store=store,
-                    read=read,
-                    wall_clock=wall_clock,
+                    store=outside.store,
+                    read=outside.read,
+                    wall_clock=outside.wall_clock,
                     remove=self._remove_hop,
                 )
                 self.directions = Directions(
@@ -145,9 +170,9 @@ class Machine:
         self.fleet = Fleet(
             self.hops,
             self.streams,
-            look,
+            outside.look,
             is_region=self.directory is not None,
-            record_left=self.members.left_permille if self.members else lambda now_ns: None,
+            record_left=self.members.left_permille if self.members else _no_record,
         )
 
     def start(self, now_ns: int) -> None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from relay_ext import handover
 from relay_ext.control import DEFAULT_SLABS, Event, Plane
 from relay_ext.shards import shard_of
 
@@ -57,6 +58,14 @@ class Shards:
     @property
     def slabs_in_use(self) -> int:
         return sum(plane.slabs_in_use for plane in self.planes)
+
+    def save(self) -> bytes:
+        """What the plane knows, as `relay_ext.handover` writes it. Raises ValueError if there are several."""
+        return handover.save(self.planes[0])
+
+    def load(self, state: bytes) -> None:
+        """Go on from there: to be called before anything else. Raises ValueError."""
+        handover.load(self.planes[0], state)
 
     def close(self) -> None:
         """Remove everything. Raises RuntimeError while an engine is running."""

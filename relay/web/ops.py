@@ -13,12 +13,12 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Any, Protocol
 
 from relay.config import Address, is_host
 from relay.log import event
+from relay.services.sockets import Sockets
 from relay.web.metrics import CONTENT_TYPE, render
 from relay.web.server import web
 
@@ -99,32 +99,19 @@ def application(view: NodeView) -> web.Application:
     return app
 
 
-async def start(view: NodeView, listen: Address) -> web.AppRunner:
+async def start(view: NodeView, listen: Address, sockets: Sockets) -> web.AppRunner:
     """Serves the API at `listen` until the runner's `cleanup()`. Raises OSError, with a sentence, for a port
     that it cannot have."""
     try:
-        sockets = _listen(listen)
+        bound = sockets.tcp(listen)
     except OSError as error:
         why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise OSError(f"cannot listen on {listen}, TCP: {why}; choose another address for [ops]") from error
     runner = web.AppRunner(application(view), access_log=None, shutdown_timeout=0.5)
     await runner.setup()
-    for sock in sockets:
+    for sock in bound:
         await web.SockSite(runner, sock).start()
     return runner
-
-
-def _listen(address: Address) -> list[socket.socket]:
-    """A socket for each address of the host. Were the event loop to look the host up, it would start four
-    threads that stay for good."""
-    found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    with ExitStack() as stack:
-        sockets = [
-            stack.enter_context(socket.create_server(name, family=family))
-            for family, _, _, _, name in dict.fromkeys(found)
-        ]
-        stack.pop_all()
-    return sockets
 
 
 class _Api:

@@ -8,7 +8,7 @@ Ingest, playout and egress run as in a node. Prints "ready"; ends when its stand
 import sys
 import time
 
-from relay.services.engine import open_udp
+from relay.services.sockets import open_udp
 from relay_ext.control import PORT_EGRESS, PORT_RTP, Plane
 from relay_ext.engine import Engine
 from relay_ext.payload import Kind

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from relay.services.engine import open_udp
+from relay.services.sockets import open_udp
 from relay.wire.hop import CIPHER_NAMES
 from relay_ext.control import PORT_EGRESS, PORT_HOP, PORT_RTP, Plane
 from relay_ext.engine import Engine

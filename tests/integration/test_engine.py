@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
-from relay.services.engine import EngineService, PortError, open_udp
+from relay.services.engine import EngineService
+from relay.services.sockets import PortError, Sockets, open_udp
+from relay.systemd import Manager
 from relay_ext.control import EVENT_SOURCE, PORT_EGRESS, PORT_RTP, Plane
 from relay_ext.engine import Engine
 
@@ -208,7 +210,7 @@ def test_ports_are_checked() -> None:
         with pytest.raises(ValueError, match="coalesce_us"):
             Engine(b.plane, coalesce_us=-1)
         b.engine.start()
-        with pytest.raises(RuntimeError, match="started once"):
+        with pytest.raises(RuntimeError, match="cannot be started"):
             b.engine.start()
         b.engine.stop()
         b.engine.stop()
@@ -352,7 +354,9 @@ def test_events_reach_the_event_loop_even_when_the_handler_fails() -> None:
 
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(on_error)
-        running = EngineService([plane], on_event, pytest.fail, coalesce_us=0)
+        running = EngineService(
+            [plane], on_event, pytest.fail, coalesce_us=0, sockets=Sockets(Manager({}, 0), {})
+        )
         address = running.open_port(1, ("127.0.0.1", 0))
         running.start()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
@@ -384,7 +388,13 @@ def test_the_death_of_the_thread_is_told() -> None:
     async def main() -> None:
         failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         others = epolls()
-        running = EngineService([plane], lambda event: None, failure.set_result, coalesce_us=0)
+        running = EngineService(
+            [plane],
+            lambda event: None,
+            failure.set_result,
+            coalesce_us=0,
+            sockets=Sockets(Manager({}, 0), {}),
+        )
         (own,) = epolls() - others
         running.start()
         os.dup2(running.engines[0].event_fd, own)  # no epoll any more

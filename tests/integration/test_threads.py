@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from relay.lab.receiver import free_port
-from relay.services.engine import EngineService, PortError, open_udp
+from relay.services.engine import EngineService
 from relay.services.shards import Shards
+from relay.services.sockets import PortError, Sockets, open_udp
+from relay.systemd import Manager
 from relay_ext.shards import steer
 from tests.integration.nodes import (
     Fleet,
@@ -57,7 +59,9 @@ def test_datagrams_go_to_the_socket_that_their_index_names(host: str, count: int
 
 def test_a_port_that_another_program_shares_is_in_use() -> None:
     shards = Shards(bytes(32), 2, slabs=16)
-    service = EngineService(shards.planes, lambda event: None, pytest.fail, coalesce_us=0)
+    service = EngineService(
+        shards.planes, lambda event: None, pytest.fail, coalesce_us=0, sockets=Sockets(Manager({}, 0), {})
+    )
     with open_udp(("127.0.0.1", 0), reuse=True) as taken, pytest.raises(PortError, match="is in use"):
         service.open_hop_port(0, taken.getsockname())
     bound = service.open_hop_port(0, ("127.0.0.1", 0))

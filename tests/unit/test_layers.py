@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 RELAY = (
-    ("relay", "relay.errors", "relay.seq", "relay.log", "relay.files"),
+    ("relay", "relay.errors", "relay.seq", "relay.log", "relay.files", "relay.systemd"),
     ("relay.wire",),
     ("relay.core",),
     ("relay.config", "relay.client"),
@@ -28,7 +28,7 @@ RELAY_EXT = (
     ("slab", "inner", "system", "coefficients"),
     ("base",),
     ("clock", "timer", "rtp", "formats", "seal", "gf256", "load", "address"),
-    ("rlc_encoder", "payload", "crypto", "transit", "pacer"),
+    ("rlc_encoder", "payload", "crypto", "transit", "pacer", "archive"),
     ("rlc",),
     ("ring", "delay", "path", "route", "reorder"),
     ("egress", "ingest"),
@@ -41,9 +41,9 @@ RELAY_EXT = (
     ("mailbox",),
     ("feed",),
     ("plane",),
-    ("state",),
+    ("state", "carry"),
     ("control",),
-    ("shards",),
+    ("shards", "handover"),
     ("udp",),
     ("engine",),
 )

@@ -3,8 +3,11 @@
 import io
 import json
 import logging
+import os
 import re
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -82,3 +85,70 @@ def test_what_libraries_log_is_one_line_too(form: Literal["text", "json"]) -> No
         logging.getLogger("asyncio").exception("task %s failed\nbadly", "t")
     (line,) = stream.getvalue().splitlines()
     assert "error" in line and "message" in line and r"task t failed\nbadly" in line and "ValueError" in line
+
+
+# ---- the journal --------------------------------------------------------------------------------
+
+
+def fields_of(datagram: bytes) -> dict[str, str]:
+    """Of an entry in journald's native protocol."""
+    fields = {}
+    while datagram:
+        line, _, datagram = datagram.partition(b"\n")
+        key, equals, value = line.partition(b"=")
+        if not equals:
+            length = int.from_bytes(datagram[:8], "little")
+            value, datagram = datagram[8 : 8 + length], datagram[8 + length + 1 :]
+        fields[key.decode()] = value.decode()
+    return fields
+
+
+def record(level: int = logging.INFO, **fields: object) -> logging.LogRecord:
+    made = logging.LogRecord("relay.test", level, __file__, 1, "hop_connected", None, None)
+    made.fields = fields
+    return made
+
+
+def test_an_entry_of_the_journal() -> None:
+    assert fields_of(log.entry(record(peer="region sgp", rtt_ms=101.25, why=None, text="two\nlines=2"))) == {
+        "MESSAGE": 'hop_connected peer="region sgp" rtt_ms=101.25 why=null text="two\\nlines=2"',
+        "PRIORITY": "6",
+        "SYSLOG_IDENTIFIER": "relay",
+        "RELAY_LOGGER": "relay.test",
+        "RELAY_EVENT": "hop_connected",
+        "RELAY_PEER": "region sgp",
+        "RELAY_RTT_MS": "101.25",
+        "RELAY_WHY": "null",
+        "RELAY_TEXT": "two\nlines=2",
+    }
+    levels = (logging.DEBUG, logging.WARNING, logging.ERROR, logging.CRITICAL)
+    assert [fields_of(log.entry(record(level)))["PRIORITY"] for level in levels] == ["7", "4", "3", "2"]
+
+
+def test_journald_is_asked_first_and_the_stream_is_left_otherwise(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    address = str(tmp_path / "journal")
+    handler = log.JournalHandler(stream, address)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(address)
+        handler.emit(record(peer="a"))
+        assert fields_of(journal.recv(1000))["RELAY_PEER"] == "a"
+    assert stream.getvalue() == ""
+    handler.emit(record(peer="b"))
+    assert "hop_connected" in stream.getvalue()
+    handler.close()
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_text_goes_to_the_journal_where_that_is_the_stream(
+    form: Literal["text", "json"], tmp_path: Path
+) -> None:
+    with (tmp_path / "stderr").open("w") as stream:
+        status = os.fstat(stream.fileno())
+        log.configure(form, "info", stream, {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"})
+        (handler,) = logging.getLogger().handlers
+        assert isinstance(handler, log.JournalHandler) == (form == "text")
+        log.configure(form, "info", stream, {"JOURNAL_STREAM": "1:1"})
+        (other,) = logging.getLogger().handlers
+        assert not isinstance(other, log.JournalHandler)
+        handler.close()

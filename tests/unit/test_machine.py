@@ -6,9 +6,9 @@ from pathlib import Path
 from relay.config import Address, parse
 from relay.core.noise import public_key
 from relay.lab.virtual import MemoryStore
-from relay.services.machine import Machine
+from relay.services.machine import Machine, Outside
 from relay.services.shards import Shards
-from relay.services.uplinks import Binding, Uplinks
+from relay.services.uplinks import Binding
 
 STATIC = bytes(range(32))
 TEXT = """
@@ -44,18 +44,19 @@ def no_file(path: Path) -> str:
 def test_a_peer_is_called_once_its_name_has_an_address() -> None:
     shards = Shards(public_key(STATIC))
     [plane] = shards.planes
-    machine = Machine(
-        parse(TEXT, {}),
-        shards,
-        NoPorts(),
-        static=STATIC,
+    outside = Outside(
+        shards=shards,
+        ports=NoPorts(),
         random_bytes=random.Random(1).randbytes,
-        uplinks=Uplinks((), NoPorts(), index_of=lambda _: None, routes=lambda: ()),
         resolve=lambda host, port: (),
+        index_of=lambda _: None,
+        routes=lambda: (),
         read=no_file,
         store=MemoryStore(),
         wall_clock=lambda: 0.0,
+        look=lambda: None,
     )
+    machine = Machine(parse(TEXT, {}), outside, static=STATIC)
     machine.start(0)
     assert machine.hops is not None
     assert [peer.name for peer in machine.unresolved] == ["region"]

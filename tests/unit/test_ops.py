@@ -13,6 +13,8 @@ from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient, TestServer
 
 from relay.config import Address
+from relay.services.sockets import Sockets
+from relay.systemd import Manager
 from relay.web import ops
 from relay.wire.messages import NODE_RECORD_BYTES_MAX
 from tests.unit.status_sample import sample
@@ -251,12 +253,16 @@ def test_a_fault_of_the_node_is_an_answer_and_a_line_in_the_log(caplog: pytest.L
     ]
 
 
+def new_sockets() -> Sockets:
+    return Sockets(Manager({}, 0), {})
+
+
 def test_start_serves_and_says_when_the_port_is_taken() -> None:
     async def test() -> None:
         in_use = pytest.raises(OSError, match=r"cannot listen on .*: Address already in use")
         with socket.create_server(("127.0.0.1", 0)) as taken, in_use:
-            await ops.start(View(), Address("127.0.0.1", taken.getsockname()[1]))
-        runner = await ops.start(View(), Address("127.0.0.1", 0))
+            await ops.start(View(), Address("127.0.0.1", taken.getsockname()[1]), new_sockets())
+        runner = await ops.start(View(), Address("127.0.0.1", 0), new_sockets())
         try:
             host, port = runner.addresses[0][:2]
             async with ClientSession() as session, session.get(f"http://{host}:{port}/healthz") as answer:
