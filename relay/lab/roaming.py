@@ -1,8 +1,7 @@
 """An edge over a day: which regions it has sessions with, and which one its stream goes over.
 
 The decisions are the node's own: `core/nearest` and `core/routing` look once a second at what was measured,
-as services/regions and services/publish give it to them. What is measured is modelled: the conditions of
-`weather` with the edge's access on top, and noise (`Pool`).
+as services/regions and services/publish give it to them. What is measured is modelled (`measured`).
 
 Looks that provably change nothing are left out (`Edge.until`), which saves most of the time and changes no
 result: `Edge(..., thrifty=False)` looks every second, and a test compares the two.
@@ -12,174 +11,34 @@ import math
 from bisect import bisect_right
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
-from random import Random
 
 from relay.core.health import sends_per_second
-from relay.core.nearest import GIVE_UP_NS, KEEP, SECOND, Nearest, Sight
+from relay.core.nearest import GIVE_UP_NS, SECOND, Nearest, Sight
 from relay.core.routing import Candidate, Router, clearly_better
+from relay.lab.measured import (
+    FAR_MS,
+    REPORT_MS,
+    SAMPLES,
+    SPACING_MS,
+    Pool,
+    Quiet,
+    Rest,
+    Source,
+    access,
+    false_alarms_per_s,
+    measure,
+    silence_ms,
+    true_ms,
+)
 from relay.lab.weather import STEP_S, Conditions, Weather, at
 from relay.lab.world import City
-from relay.wire.health import RATIO, Digest
 from relay.wire.hop import RETRY_MAX, SILENT
 
-SAMPLES = 32
-"""Measurements drawn for a link and its conditions; a look takes one of them."""
-WINDOW_S = 2
-"""What is measured is of so many seconds, and so lasts as long."""
-IDLE_DATAGRAMS, MEDIA_DATAGRAMS = 12, 800
-"""Datagrams that the loss of WINDOW_S is measured on, without and with a stream of 400 packets/s."""
 SETTLE_S = 2
+"""Until the loss of a new session is known."""
 REPLAY_S = 60
 """Looks that a router which was left out is given before it decides: what lies before counts e^-12."""
 SILENT_S = SILENT // SECOND
-
-FAR_MS = 1e9
-
-SPACING_MS = 2.5
-"""Between two packets of the stream."""
-REPORT_MS = 10.0
-"""Between two reports of its receiver."""
-SILENCE_MIN_MS = 40.0
-FALSE_ALARM = 1e-7
-LOST_IN_A_ROW = (3, 16)
-"""The rule of a hard failure: silence of the longest of SILENCE_MIN_MS, four times the jitter and so many
-spacings that all of them are lost by chance with a probability of FALSE_ALARM."""
-
-ACCESS = (
-    ("fibre", 0.60, (0.5, 2.0), (0.1, 0.5), 0.0),
-    ("cable", 0.25, (4, 10), (0.5, 2.0), 0.001),
-    ("radio", 0.15, (10, 25), (2.0, 5.0), 0.01),
-)
-"""How edges are connected: share of them; delay one way and jitter in ms, drawn between two values; loss,
-drawn up to one."""
-
-
-def losses_in_a_row(loss_ratio: float) -> int:
-    """Packets that have to be missing before it is no chance."""
-    least, most = LOST_IN_A_ROW
-    loss = min(max(loss_ratio, 1e-6), 0.99)
-    return min(max(math.ceil(math.log(FALSE_ALARM) / math.log(loss)), least), most)
-
-
-def silence_ms(loss_ratio: float, jitter_ms: float, spacing_ms: float) -> float:
-    """After which a receiver, or a sender that gets reports, gives a hop up."""
-    return max(SILENCE_MIN_MS, 4 * jitter_ms, losses_in_a_row(loss_ratio) * spacing_ms)
-
-
-def false_alarms_per_s(loss_ratio: float, jitter_ms: float) -> float:
-    """Expected, by random loss alone."""
-    packets = max(math.ceil(silence_ms(loss_ratio, jitter_ms, SPACING_MS) / SPACING_MS), 1)
-    return loss_ratio**packets * (1 - loss_ratio) * 1000 / SPACING_MS
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """What an edge's own line adds to every link."""
-
-    kind: str
-    delay_ms: float
-    jitter_ms: float
-    loss_ratio: float
-
-
-def access(chance: Random) -> Access:
-    kind, _, delay, jitter, loss = chance.choices(ACCESS, [share for _, share, *_ in ACCESS])[0]
-    return Access(kind, chance.uniform(*delay), chance.uniform(*jitter), chance.uniform(0, loss))
-
-
-class Pool:
-    """What can be measured of a region while its conditions last, and which of it at each second."""
-
-    __slots__ = ("high", "low", "salt", "samples")
-
-    def __init__(self, samples: list[Candidate], salt: int = 0) -> None:
-        self.samples = samples
-        self.salt = salt
-        costs = [c.cost_ms for c in samples]
-        self.low, self.high = min(costs), max(costs)
-
-    def at(self, second: int) -> Candidate:
-        """Equal for WINDOW_S, then another one, as if at random."""
-        if len(self.samples) == 1:
-            return self.samples[0]
-        mixed = (second // WINDOW_S + self.salt) * 0x9E3779B1 & 0xFFFFFFFF
-        mixed = (mixed ^ mixed >> 15) * 0x85EBCA77 & 0xFFFFFFFF
-        return self.samples[(mixed >> 13) % SAMPLES]
-
-
-class Rest:
-    """A region without a session, as it was when it had one; made only when somebody looks."""
-
-    __slots__ = ("_measured", "_shown")
-
-    def __init__(self, measured: Candidate) -> None:
-        self._measured = measured
-        self._shown: Candidate | None = None
-
-    @property
-    def low(self) -> float:
-        return self._measured.cost_ms
-
-    high = low
-
-    def at(self, second: int) -> Candidate:
-        if self._shown is None:
-            self._shown = replace(self._measured, connected=False, rests="rests")
-        return self._shown
-
-
-Source = Pool | Rest
-
-
-@dataclass(frozen=True, slots=True)
-class Quiet:
-    """What the looks that are left out would see, and whether they would do anything."""
-
-    kept: list[Source]
-    others: list[Source]
-    """With sessions."""
-    resting_ms: float
-    """The least cost of all others."""
-    held: Source
-    rivals: list[Source]
-    """What the stream could go over instead."""
-    reference_ms: float | None
-    """`Nearest`'s."""
-
-    def until(self, now_s: int, then_s: int) -> int:
-        """The first second before `then_s` that does; else that. Within WINDOW_S all are the same."""
-        if len(self.kept) < KEEP and (self.others or self.resting_ms < FAR_MS):
-            return now_s + 1
-        kept = min(p.low for p in self.kept), min(p.high for p in self.kept), max(p.high for p in self.kept)
-        others_ms = min([self.resting_ms, *(p.low for p in self.others)])
-        rivals_ms = min((p.low for p in self.rivals), default=FAR_MS)
-        if not self._moves(kept, others_ms, rivals_ms, self.held.high):
-            return then_s
-        second = now_s + 1
-        while second < then_s:
-            costs = [p.at(second).cost_ms for p in self.kept]
-            others_ms = min([self.resting_ms, *(p.at(second).cost_ms for p in self.others)])
-            rivals_ms = min((p.at(second).cost_ms for p in self.rivals), default=FAR_MS)
-            best_ms = min(costs)
-            if self._moves(
-                (best_ms, best_ms, max(costs)), others_ms, rivals_ms, self.held.at(second).cost_ms
-            ):
-                return second
-            second += WINDOW_S - second % WINDOW_S
-        return then_s
-
-    def _moves(
-        self, kept: tuple[float, float, float], others_ms: float, rivals_ms: float, held_ms: float
-    ) -> bool:
-        """`kept`: the least and the greatest that their best may cost, and their worst."""
-        best_ms, best_most_ms, worst_ms = kept
-        return (
-            self.reference_ms is None
-            or best_ms < self.reference_ms
-            or clearly_better(self.reference_ms, best_most_ms)
-            or clearly_better(others_ms, worst_ms)
-            or clearly_better(rivals_ms, held_ms)
-        )
 
 
 @dataclass(slots=True)
@@ -329,31 +188,12 @@ class Edge:
     def _pool(self, session: Session) -> Pool:
         if session.pool is None:
             media = session.name == self.held
-            samples = [self._measured(session.name, session.now, media) for _ in range(SAMPLES)]
+            samples = [
+                measure(self._draw, self.access, session.name, session.now, media=media)
+                for _ in range(SAMPLES)
+            ]
             session.pool = Pool(samples, self._draw.getrandbits(24))
         return session.pool
-
-    def _measured(self, name: str, now: Conditions, media: bool) -> Candidate:
-        draw = self._draw
-        jitter_ms = now.jitter_ms + self.access.jitter_ms
-        min_rtt_ms = 2 * (now.delay_ms + self.access.delay_ms) + draw.uniform(0, 0.2)
-        queue_ms = now.queue_ms * draw.uniform(0.8, 1.2) + jitter_ms * draw.random()
-        loss = 1 - (1 - now.loss_ratio) * (1 - self.access.loss_ratio)
-        if media:
-            deviation = math.sqrt(loss * (1 - loss) / MEDIA_DATAGRAMS)
-            loss = max(loss + deviation * draw.gauss(0, 1), 0.0)
-        else:
-            loss = _lost(draw.random(), loss, IDLE_DATAGRAMS) / IDLE_DATAGRAMS
-        return Candidate(
-            peer=name,
-            connected=True,
-            rtt_ms=min_rtt_ms + 2 * queue_ms,
-            min_rtt_ms=min_rtt_ms,
-            queue_ms=queue_ms,
-            jitter_ms=jitter_ms * draw.uniform(0.7, 1.3),
-            loss_ratio=loss,
-            health=_digest(now),
-        )
 
     def _source(self, now_s: int, session: Session) -> Source:
         """What the session shows now."""
@@ -362,7 +202,7 @@ class Edge:
         if now_s < session.settled_s:
             return self._unsettled[session.name]
         if session.pool is None and now_s == session.settled_s:  # it may be closed at once
-            return Pool([self._measured(session.name, session.now, media=False)])
+            return Pool([measure(self._draw, self.access, session.name, session.now, media=False)])
         return self._pool(session)
 
     def _next_source(self, name: str) -> Source:
@@ -578,41 +418,5 @@ class Edge:
         if loss > 0.05:
             self.diary.false_alarms += span_s * false_alarms_per_s(loss, jitter_ms)
         if now_s % STEP_S == 0:
-            costs = {name: self._true_ms(name, now_s) for name in self._links}
+            costs = {name: true_ms(self.access, at(links, now_s)) for name, links in self._links.items()}
             self.diary.excess_ms.append(costs[held.name] - min(costs.values()))
-
-    def _true_ms(self, name: str, now_s: int) -> float:
-        """Without noise; a region that does not take streams costs more than any."""
-        now = at(self._links[name], now_s)
-        if not now.alive or now.draining:
-            return 10_000.0
-        return Candidate(
-            peer=name,
-            connected=True,
-            rtt_ms=2 * (now.delay_ms + self.access.delay_ms),
-            min_rtt_ms=2 * (now.delay_ms + self.access.delay_ms),
-            queue_ms=now.queue_ms,
-            jitter_ms=now.jitter_ms + self.access.jitter_ms,
-            loss_ratio=now.loss_ratio + self.access.loss_ratio,
-            health=_digest(now),
-        ).cost_ms
-
-
-def _lost(chance: float, loss_ratio: float, packets: int) -> int:
-    """How many of so many packets are lost: the binomial distribution, inverted at `chance`."""
-    lost, here = 0, (1 - loss_ratio) ** packets
-    while chance > here and lost < packets:
-        chance -= here
-        lost += 1
-        here *= (packets - lost + 1) / lost * loss_ratio / (1 - loss_ratio)
-    return lost
-
-
-def _digest(now: Conditions) -> Digest:
-    """What the region says of itself."""
-    return Digest(
-        draining=now.draining,
-        headroom_permille=RATIO - round(now.load * RATIO),
-        loop_lag_ms=1,
-        memory_available_permille=500,
-    )

@@ -17,6 +17,7 @@ from relay.lab.world import City, World
 DAY_S = 86_400
 STEP_S = 900
 """How often load and congestion follow the time of day."""
+LOSS_MAX = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,7 @@ class Weather:
         for spell in spells:
             match spell.kind:
                 case "burst":
-                    here = replace(here, loss_ratio=here.loss_ratio + spell.size)
+                    here = replace(here, loss_ratio=min(here.loss_ratio + spell.size, LOSS_MAX))
                 case "shift":
                     here = replace(here, delay_ms=here.delay_ms + spell.size)
                 case "drain":

@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from relay.core.directory import EXPIRE_NS
+from relay.core.nearest import SECOND
 from relay.core.routing import BETTER_MS
 from relay.lab import fleet, traffic
 from relay.lab.detour import by_measurement
 from relay.lab.fleet import Size
-from relay.lab.roaming import Edge, false_alarms_per_s, silence_ms
+from relay.lab.measured import SILENCE_MAX_MS, false_alarms_per_s, silence_ms
+from relay.lab.roaming import Edge
 from relay.lab.weather import Rates, Weather
 from relay.lab.world import STRETCHES, World, city
 from tests.sim.test_nearest import HOSTS, Regional
@@ -18,14 +21,14 @@ STORM = Rates(crashes=24, drains=24, bursts=60, shifts=30, cuts=20, partitions=4
 
 @pytest.mark.seeds(1, 2)
 def test_a_stormy_hour(seed: int) -> None:
-    got = fleet.run(Size(edges=24, regions=6, hours=1, seed=seed, rates=STORM))
-    assert set(fleet.missed(got)) <= {"changes for cost"}, "there is a storm"
+    got = fleet.run(Size(edges=16, regions=6, hours=0.5, seed=seed, rates=STORM))
     forced = [move for diary in got.diaries for move in diary.moves if move.cause in fleet.FORCED]
-    taken_over = got.gaps(standby=True)
+    taken_over = [gap.ms for gap in got.gaps(standby=True)]
     assert len(forced) >= len(taken_over) > 5
-    assert min(gap.ms for gap in taken_over) >= 40, "nothing is noticed sooner"
-    assert len(got.agreement.partitions_s) + len(got.agreement.restarts_s) > 5
-    assert max(got.agreement.partitions_s + got.agreement.restarts_s) < 60
+    assert min(taken_over) >= 40 and max(taken_over) < SILENCE_MAX_MS + 300
+    agreed_s = got.agreement.partitions_s + got.agreement.restarts_s
+    assert len(agreed_s) > 3 and max(agreed_s) <= EXPIRE_NS / SECOND + 5
+    assert not got.agreement.counts["not agreed"]
     assert all(diary.began[1] and diary.began[0] <= 3 for diary in got.diaries)
     assert got.excess_ms[int(0.8 * len(got.excess_ms))] < BETTER_MS / 0.85
 
@@ -49,8 +52,8 @@ def test_equal_seeds_give_equal_results_in_any_number_of_processes() -> None:
 
 @pytest.mark.seeds(1, 2, 3)
 def test_the_looks_that_are_left_out_change_nothing(seed: int) -> None:
-    weather = Weather(World(seed, 8), 0.5, STORM)
-    homes = weather.world.homes(8)
+    weather = Weather(World(seed, 8), 0.4, STORM)
+    homes = weather.world.homes(4)
     left_out = 0
     for number, home in enumerate(homes):
         some = Edge(number, home, weather).run()
@@ -60,7 +63,7 @@ def test_the_looks_that_are_left_out_change_nothing(seed: int) -> None:
             del diary.counts["looks at regions"], diary.counts["looks at routes"]
         assert some.false_alarms == pytest.approx(every.false_alarms)
         assert replace(some, false_alarms=every.false_alarms) == every
-    assert left_out > 8 * 300
+    assert left_out > 4 * 100
 
 
 def test_the_map() -> None:
