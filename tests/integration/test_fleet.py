@@ -131,9 +131,10 @@ def test_a_fleet_with_records(tmp_path: Path) -> None:
         assert "the record of this node ends" in edge.json("/readyz")["notes"][0]
         assert len(of.renew(region_2).splitlines()) == 2
         wait_for("renewal", lambda: edge.json("/readyz")["notes"] == [])
-        assert edge.logged("record_renewed") == 1
+        wait_for("log", lambda: edge.logged("record_renewed") == 1)
         before = edge.json("/v1/status")["fleet"]["record"]["expires"]
-        wait_for("state", lambda: '"record": ""' not in (tmp_path / "edge.state/fleet.json").read_text())
+        stored = tmp_path / "edge.state/fleet.json"
+        wait_for("state", lambda: stored.exists() and '"record": ""' not in stored.read_text())
         of.age("edge", days=80)
         assert edge.end()[0] == 0
         edge = start("edge", tmp_path / "edge.toml")
