@@ -249,6 +249,7 @@ cdef void estimate_loss(path *p, const loss_sample *last) noexcept nogil:
 
 
 cdef inline void learn_habit(loss_estimate *loss, const loss_sample *before, const loss_sample *last) noexcept nogil:
+    """Sums over the last half minute or so, for what two seconds are too short for."""
     cdef double kept = exp(-<double>(last.time - before.time) / HABIT)
     cdef int32_t sent = <int32_t>(last.highest - before.highest)
     cdef int32_t lost = sent - <int32_t>(last.received - before.received)

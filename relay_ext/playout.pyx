@@ -25,7 +25,7 @@ cdef enum:
     KEY_START = INNER_KEY | INNER_FRAME_START
 
 cdef int64_t REORDER_WAIT = 20000000       # ns; what the origin reports as missing is waited for this long
-cdef int64_t OUTAGE = 50000000             # ns without a packet, from which on they are no time in which repair could come
+cdef int64_t SILENCE = 50000000            # ns without a packet, from which on they are no time in which repair could come
 cdef int64_t ROUND_WAIT = 20000000         # ns; a round of repair is the RTT and so much: reports every 10 ms, of which some are lost
 cdef int64_t ROUNDS = 3                    # to wait for beyond what was measured: a request and an answer may each be lost
 cdef uint8_t GAP_MANY = 255                # of `gap`: so many or more
@@ -75,7 +75,7 @@ cdef int64_t track_observe(track *t, int64_t now, uint32_t time) noexcept nogil:
 
 
 cdef inline void note_arrival(track *t, int64_t now) noexcept nogil:
-    if t.heard and now - t.heard > OUTAGE:
+    if t.heard and now - t.heard > SILENCE:
         t.silence = now - t.heard
         t.silence_end = now
     t.heard = now
@@ -84,7 +84,9 @@ cdef inline void note_arrival(track *t, int64_t now) noexcept nogil:
 cdef inline int64_t silence_since(const track *t, int64_t now, int64_t time) noexcept nogil:
     """For how long since then nothing has come."""
     cdef int64_t silence = max(min(t.silence, t.silence_end - time), 0)
-    return silence + min(now - t.heard, now - time) if now - t.heard > OUTAGE else silence
+    if now - t.heard > SILENCE:
+        silence += max(min(now - t.heard, now - time), 0)  # of a packet that is not due yet, none
+    return silence
 
 
 cdef int track_insert(track *t, int64_t now, const inner *h, slab *body, uint16_t off) noexcept nogil:

@@ -3,7 +3,6 @@
 import base64
 import json
 import logging
-import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +16,13 @@ from relay.core.noise import public_key
 from relay.core.record import Record, RecordError, revise, sign, to_text
 from relay.errors import ConfigError
 from relay.lab.virtual import MemoryStore
-from relay.services.hops import Hop, Hops
+from relay.services.hops import Hop
 from relay.services.members import SAVE_NS, Members
 from relay.services.shards import Shards
 from relay.wire.hop import SECOND
 from relay.wire.messages import Message, RevocationList
 from relay_ext.crypto import ed25519_public_key
+from tests.unit.quiet_hops import quiet_hops
 
 AUTHORITY = bytes(range(32))
 STATIC = bytes(range(1, 33))
@@ -40,16 +40,7 @@ class Node:
         self.wall_s = 0.0
         self.shards = Shards(public_key(STATIC))
         self.identity = Identity(STATIC, 1, "own")
-        self.hops = Hops(
-            self.shards,
-            self.identity,
-            port=0,
-            max_overhead=1.0,
-            budget_ms=200,
-            random_bytes=random.Random(1).randbytes,
-            on_message=lambda now_ns, hop, message: None,
-            on_state=lambda now_ns, hop, fresh: None,
-        )
+        self.hops = quiet_hops(self.shards, self.identity)
         self.config = FleetConfig(
             authority_key=ed25519_public_key(AUTHORITY),
             record_file=RECORD if "record" in files else None,

@@ -12,13 +12,14 @@ from relay.core.handshake import Identity
 from relay.core.noise import public_key
 from relay.core.record import Record, revise, sign
 from relay.core.trust import Trust
-from relay.services.hops import Hop, Hops
+from relay.services.hops import Hop
 from relay.services.regions import FORGET_NS, LEARNED_MAX, Directions
 from relay.services.shards import Shards
 from relay.services.streams import Streams
 from relay.wire.hop import SECOND
 from relay.wire.messages import AskRegions, Goodbye, Regions
 from relay_ext.crypto import ed25519_public_key
+from tests.unit.quiet_hops import quiet_hops
 
 AUTHORITY = bytes(range(32))
 STATIC = bytes(range(1, 33))
@@ -43,16 +44,7 @@ class Node:
     def __init__(self, *, region: bool = False) -> None:
         self.shards = Shards(public_key(STATIC))
         identity = Identity(STATIC, 1, "own", record=signed("own", public_key(STATIC)))
-        self.hops = Hops(
-            self.shards,
-            identity,
-            port=0,
-            max_overhead=1.0,
-            budget_ms=200,
-            random_bytes=random.Random(1).randbytes,
-            on_message=lambda now_ns, hop, message: None,
-            on_state=lambda now_ns, hop, fresh: None,
-        )
+        self.hops = quiet_hops(self.shards, identity)
         self.streams = FakeStreams()
         self.trust = Trust(ed25519_public_key(AUTHORITY))
         self.directions = Directions(

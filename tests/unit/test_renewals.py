@@ -12,12 +12,13 @@ from relay.core.noise import public_key
 from relay.core.record import Record, RecordError, revise, sign
 from relay.core.trust import Trust
 from relay.services import renewals
-from relay.services.hops import Hop, Hops
+from relay.services.hops import Hop
 from relay.services.renewals import TAKEN_AT_ONCE, TOLD_PER_TICK, Renewals
 from relay.services.shards import Shards
 from relay.wire.hop import SECOND
 from relay.wire.messages import RECORDS_MAX, Message, Records
 from relay_ext.crypto import ed25519_public_key
+from tests.unit.quiet_hops import quiet_hops
 
 AUTHORITY = bytes(range(32))
 STATIC = bytes(range(1, 33))
@@ -31,16 +32,7 @@ class Node:
     def __init__(self, *, region: bool = True) -> None:
         self.shards = Shards(public_key(STATIC))
         identity = Identity(STATIC, 1, "own")
-        self.hops = Hops(
-            self.shards,
-            identity,
-            port=0,
-            max_overhead=1.0,
-            budget_ms=200,
-            random_bytes=random.Random(1).randbytes,
-            on_message=lambda now_ns, hop, message: None,
-            on_state=lambda now_ns, hop, fresh: None,
-        )
+        self.hops = quiet_hops(self.shards, identity)
         self.trust = Trust(ed25519_public_key(AUTHORITY))
         self.adopted: list[bytes] = []
         self.renewals = Renewals(self.trust, identity, self.hops, region=region, adopt=self._adopt)
