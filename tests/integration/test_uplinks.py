@@ -1,21 +1,20 @@
 """Two real nodes with two links between them, in network namespaces: one link dies under media. Needs
 root."""
 
-import ctypes
 import os
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from relay.node import routes
+from tests.integration.namespaces import Namespace, or_skip
 from tests.integration.nodes import (
     Node,
     Sender,
@@ -28,47 +27,11 @@ from tests.integration.nodes import (
     wait_for,
 )
 
-CLONE_NEWNET = 0x40000000  # linux/sched.h
 REGION = "10.97.9.2"  # on no link, so that it is reached over any
 LINKS = (("w0", "v0", "10.97.0"), ("w1", "v1", "10.97.1"))  # edge's end, region's end, network
 INGEST, PLAYER, OPS, HOP = 5004, 6004, 7480, 7400
 RATE = 400.0
 BUDGET_MS = 500  # a machine with other work to do may stand still for a while
-T = TypeVar("T")
-
-
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
-
-
-class Namespace:
-    """A network namespace of its own. Sockets and processes that are made in `run` belong to it."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        ip("netns", "add", name)
-        self.ip("link", "set", "lo", "up")
-
-    def ip(self, *arguments: str) -> None:
-        ip("-n", self.name, *arguments)
-
-    def run(self, call: Callable[[], T]) -> T:
-        """What `call` gives, in a thread that is in the namespace."""
-        results: list[T] = []
-
-        def enter() -> None:
-            with open(f"/run/netns/{self.name}") as file:
-                if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), CLONE_NEWNET):
-                    raise OSError(ctypes.get_errno(), "setns")
-            results.append(call())
-
-        thread = threading.Thread(target=enter)
-        thread.start()
-        thread.join()
-        return results[0]
-
-    def delete(self) -> None:
-        ip("netns", "delete", self.name)
 
 
 @contextmanager
@@ -171,13 +134,8 @@ class Fleet:
 
 @pytest.fixture
 def links() -> Iterator[tuple[Namespace, Namespace]]:
-    if os.geteuid():
-        pytest.skip("network namespaces need root")
-    try:
-        with namespaces() as made:
-            yield made
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"this machine has no network namespaces: {error.stderr.strip()}")
+    with or_skip(), namespaces() as made:
+        yield made
 
 
 CONFIGURED = '[[hop.uplinks]]\ninterface = "w0"\n[[hop.uplinks]]\ninterface = "w1"\nname = "lte"'
