@@ -33,6 +33,8 @@ DRAIN_NS = 400 * MS
 """A queue is to be gone after so long."""
 CUT_LEAST, CUT_MOST = 0.15, 0.5
 """Bounds of what is taken off the delivered rate then."""
+PAUSE_NS = 400 * MS
+"""What waits behind a longer queue comes too late for talk: nothing is added until it is nearly gone."""
 SETTLE_NS = 100 * MS
 """After a cut; what was measured before is in part from before the queue."""
 RESUME = 0.95
@@ -118,6 +120,10 @@ class Controller:
         self._drain_until_ns = 0
         self._cut_ns = 0
         self._drain_looks = 0
+        self._paused_ns = 0
+        """When a pause began; 0: none."""
+        self._may_pause = True
+        """Once a queue: one that a pause does not shorten is a longer way."""
         self._policed = False
         """Too high a rate makes loss here and no queue."""
         self._probe_end_ns = self._probed_ns = self._learn_until_ns = 0
@@ -131,13 +137,15 @@ class Controller:
         """One word for people."""
         if self.stopped:
             return "stopped"
+        if self._paused_ns:
+            return "pausing"
         if self.limit_bps is None:
             return "unlimited"
         return "draining" if self._drain_until_ns else "limited"
 
     @property
     def pace_bps(self) -> float:
-        return STOPPED_BPS if self.stopped else self.limit_bps or 0.0
+        return STOPPED_BPS if self.stopped or self._paused_ns else self.limit_bps or 0.0
 
     @property
     def probe(self) -> float:
@@ -169,6 +177,9 @@ class Controller:
         if m.sending:
             self.sent_bps += (m.sent_bps - self.sent_bps) * min(elapsed_ns / SECOND, 1.0)
         self._stop(now_ns, m)
+        if self._paused_ns and now_ns >= self._paused_ns + m.queue_ns:
+            self._paused_ns = 0  # what was sent last has arrived, as far as what has arrived can tell
+            self._begin_drain(now_ns, m)
         if m.passed_bps <= 0 or m.progress_ns == self._progress_ns or self.stopped:
             return  # nothing has been measured since
         self._progress_ns = m.progress_ns
@@ -177,8 +188,11 @@ class Controller:
         self._learn_loss(m, elapsed_ns, empty)
         if empty:
             self._empty_ns = now_ns
+            self._may_pause = True
         else:
             self._clear_ns = now_ns
+        if self._paused_ns:
+            return
         if self._drain_until_ns:
             self._drain(now_ns, m)
         elif self._congested(m):
@@ -282,8 +296,14 @@ class Controller:
 
     def _cut(self, now_ns: int, m: Measured) -> None:
         self.capacity_bps = self._carried(m)
-        self._cut_ns = now_ns
         self._probe_end_ns = 0
+        if m.queue_ns > PAUSE_NS and self._may_pause:
+            self._paused_ns = now_ns
+            self._may_pause = False
+        self._begin_drain(now_ns, m)
+
+    def _begin_drain(self, now_ns: int, m: Measured) -> None:
+        self._cut_ns = now_ns
         self._drain_until_ns = now_ns + m.rtt_ns + DRAIN_NS
         self._drain_looks = 0
         self._set_drain(m)

@@ -1,17 +1,25 @@
-"""A link whose capacity changes in mid-run, in virtual time: its queue, and what comes through.
+"""A link whose capacity changes in mid-run: its queue, and what comes through.
 
-Cell W9: 30 % random loss, capacity that halves and comes back. `python -m relay.lab.capacity`.
+Cell W9: 30 % random loss, capacity that halves and comes back. `python -m relay.lab.capacity` in virtual
+time, with `--real` on real sockets.
 """
 
 import argparse
+import asyncio
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import partial
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any, Self
 
 from relay.lab.crossing import EDGE, LEAD_NS, REGION, SECOND, TAIL_NS, VIDEO, Terms, nodes, stream
-from relay.lab.link import LinkConfig, packet_size
+from relay.lab.link import Link, LinkConfig, packet_size
 from relay.lab.network import Network
+from relay.lab.real import Crossing, Watch, by_itself, crossing, play
 
 SETTLE_NS = SECOND
 """After a change of the capacity; a phase is judged from then on."""
@@ -65,24 +73,67 @@ class Sample:
     queue_ns: int
     sent_bytes: int
 
+    @classmethod
+    def of(cls, link: Link[Any], now_ns: int) -> Self:
+        return cls(now_ns, link.queue_ns(now_ns), link.counters.sent_bytes)
+
 
 def run(phases: Sequence[Phase] = W9, *, link: LinkConfig = LINK, seed: int = 1) -> list[Outcome]:
     """One outcome a phase. The encoder does not follow: what does not fit is dropped before the hop."""
     network = Network(seed)
     nodes(network, Terms(link, BUDGET_MS), seed)
-    starts = [LEAD_NS]
-    for phase in phases:
-        starts.append(starts[-1] + round(phase.seconds * SECOND))
-    changes = zip([0, *starts[1:]], phases, strict=False)
+    ends = [LEAD_NS + round(at_s * SECOND) for at_s in _ends_s(phases)]
+    changes = zip([0, *ends[:-1]], phases, strict=True)
     network.set_link(EDGE, REGION, [(at_ns / SECOND, replace(link, rate_bps=p.bps)) for at_ns, p in changes])
-    player = stream(network, VIDEO, starts[-1] - LEAD_NS)
+    player = stream(network, VIDEO, ends[-1] - LEAD_NS)
     samples: list[Sample] = []
     up = network.link(EDGE, REGION)
-    while network.now_ns < starts[-1]:
+    while network.now_ns < ends[-1]:
         network.run(network.now_ns + SAMPLE_NS)
-        samples.append(Sample(network.now_ns, up.queue_ns(network.now_ns), up.counters.sent_bytes))
+        samples.append(Sample.of(up, network.now_ns))
     network.run(network.now_ns + TAIL_NS)
     played = [LEAD_NS + number * VIDEO.interval_ns for number, came in enumerate(player.came) if came]
+    return _outcomes(phases, [LEAD_NS, *ends], samples, played, up)
+
+
+async def measure(phases: Sequence[Phase], seed: int, directory: Path) -> list[Outcome]:
+    """The same on real sockets. Raises RelayError when the nodes do not connect."""
+    terms = Terms(LINK, BUDGET_MS)
+    seconds = [0.0, *_ends_s(phases)]
+    watch = Watch(terms)
+    async with crossing(terms, seconds=seconds[-1], seed=seed, directory=directory, watch=watch) as run:
+        begun_ns = time.monotonic_ns()
+        run.link.set_link(
+            "up", [(at_s, replace(LINK, rate_bps=p.bps)) for at_s, p in zip(seconds, phases, strict=False)]
+        )
+        starts = [begun_ns + round(at_s * SECOND) for at_s in seconds]
+        samples, _ = await asyncio.gather(_sampled(run, starts[-1]), play(terms, run.tracks))
+        (track,) = run.tracks
+        played = [at for at, came in zip(track.sent_ns, track.tally.came, strict=True) if came]
+        return _outcomes(phases, starts, samples, played, run.link.link("up"))
+
+
+async def _sampled(run: Crossing, end_ns: int) -> list[Sample]:
+    samples: list[Sample] = []
+    while (now_ns := time.monotonic_ns()) < end_ns:
+        samples.append(Sample.of(run.link.link("up"), now_ns))
+        await asyncio.sleep(SAMPLE_NS / SECOND)
+    return samples
+
+
+def _real(seed: int) -> list[Outcome]:
+    """W9 in a process of its own."""
+    return by_itself(partial(measure, W9, seed))
+
+
+def _ends_s(phases: Sequence[Phase]) -> list[float]:
+    return list(accumulate(phase.seconds for phase in phases))
+
+
+def _outcomes(
+    phases: Sequence[Phase], starts: Sequence[int], samples: list[Sample], played: list[int], up: Link[Any]
+) -> list[Outcome]:
+    """`starts` has the beginning of each phase and the end of the last one."""
     loss = up.counters.lost_random / up.counters.sent
     return [
         _judge(phase, [s for s in samples if a + SETTLE_NS <= s.at_ns < b], played, loss)
@@ -117,16 +168,26 @@ def missed(outcomes: Sequence[Outcome]) -> list[str]:
     return queues + (["goodput"] if halved.goodput_share < GOODPUT_SHARE else [])
 
 
+def _each(seeds: Sequence[int], *, real: bool) -> Iterator[list[Outcome]]:
+    """Of each seed, as soon as it is there; one at a time, as each has a link to keep time for."""
+    if not real:
+        yield from (run(seed=seed) for seed in seeds)
+        return
+    with ProcessPoolExecutor(1, max_tasks_per_child=1) as pool:
+        yield from pool.map(_real, seeds)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m relay.lab.capacity", description=__doc__)
     parser.add_argument("--seeds", type=int, default=5, help="1 to this (5)")
+    parser.add_argument("--real", action="store_true", help="on real sockets, a minute a seed")
     parser.add_argument("--check", action="store_true", help="exit status 1 if a run misses the target")
     options = parser.parse_args()
     print("| seed | capacity | queue p95, max | sent | goodput | RTP | played, at last |")
     print("|---|---|---|---|---|---|---|")
     met = True
-    for seed in range(1, options.seeds + 1):
-        outcomes = run(seed=seed)
+    seeds = range(1, options.seeds + 1)
+    for seed, outcomes in zip(seeds, _each(seeds, real=options.real), strict=True):
         for got in outcomes:
             print(
                 f"| {seed} | {got.phase.bps / 1e6:g} Mb/s "

@@ -14,13 +14,14 @@ import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
+from typing import TypeVar
 
 from relay.core.figures import percentile
 from relay.core.keys import private_key_file
@@ -44,8 +45,10 @@ from relay.lab.grid import CELLS, HEADER, Cell, add_choice, begin_table, row
 from relay.lab.proxy import Direction, Proxy
 from relay.lab.receiver import free_port
 from relay.log import configure
-from relay.node import run_on_loop
+from relay.node import Node, run_on_loop
 from relay.wire.hop import DatagramType
+
+T = TypeVar("T")
 
 SLACK = 3.0
 REST_S = 1.0
@@ -162,8 +165,21 @@ def _place(hop: int, ops: int, directory: Path) -> Place:
     return Place(f"{HOST}:{hop}", HOST, key, f'key_file = "{file}"', f'[ops]\nlisten = "{HOST}:{ops}"')
 
 
-async def measure(terms: Terms, *, seconds: float, seed: int, directory: Path) -> Measured:
-    """Send every track for so long, and see what came. Raises RelayError when the nodes do not connect."""
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """Two nodes that are connected, the link between them, and the tracks to be played."""
+
+    edge: Node
+    region: Node
+    link: Proxy
+    tracks: list[Track]
+
+
+@asynccontextmanager
+async def crossing(
+    terms: Terms, *, seconds: float, seed: int, directory: Path, watch: Watch
+) -> AsyncIterator[Crossing]:
+    """Ready for so many seconds of media. Raises RelayError when the nodes do not connect."""
     ports = Ports(free_port(PORTS))
     terms = placed(terms, ports)
     places = (
@@ -171,8 +187,6 @@ async def measure(terms: Terms, *, seconds: float, seed: int, directory: Path) -
         _place(ports.region, ports.region_ops, directory),
     )
     configs = configurations(terms, *places, f"{HOST}:{ports.link}")
-    watch = Watch(terms)
-    began_ns = time.monotonic_ns()
     link = Proxy(
         (HOST, ports.link),
         (HOST, ports.region),
@@ -186,32 +200,51 @@ async def measure(terms: Terms, *, seconds: float, seed: int, directory: Path) -
         with tracks_of(terms, seconds) as tracks:
             await connected(edge, region, STREAM)
             await asyncio.sleep(REST_S)
-            await asyncio.gather(*(track.play() for track in tracks))
-            await asyncio.sleep(terms.budget_ms / 1000 + terms.link.delay_ms / 500 + TAIL_S)
-        counted = tracks[-1]
+            yield Crossing(edge, region, link, tracks)
+
+
+async def play(terms: Terms, tracks: Sequence[Track]) -> None:
+    """Send every track, and wait for what is still under way."""
+    await asyncio.gather(*(track.play() for track in tracks))
+    await asyncio.sleep(terms.budget_ms / 1000 + terms.link.delay_ms / 500 + TAIL_S)
+
+
+async def measure(terms: Terms, *, seconds: float, seed: int, directory: Path) -> Measured:
+    """Send every track for so long, and see what came. Raises RelayError when the nodes do not connect."""
+    watch = Watch(terms)
+    began_ns = time.monotonic_ns()
+    async with crossing(terms, seconds=seconds, seed=seed, directory=directory, watch=watch) as run:
+        await play(terms, run.tracks)
+        counted = run.tracks[-1]
         beyond_help = 0
         if terms.link.outage_ms:
             sent_ns = [counted.sent_ns[number] for number in counted.tally.missing()]
             times = {"start_ns": began_ns, "end_ns": time.monotonic_ns()}
             beyond_help = len(sent_ns) - reachable(terms, sent_ns, watch, watch, **times)
-        got = outcome([track.tally for track in tracks], beyond_help, edge.machine, region.machine)
-        drops = edge.machine.hop_statuses()[0]["drops"]
-        return Measured(got, watch.late_p99_ms(), link.kernel_drops(), drops["dropped_media"])
+        tallies = [track.tally for track in run.tracks]
+        got = outcome(tallies, beyond_help, run.edge.machine, run.region.machine)
+        drops = run.edge.machine.hop_statuses()[0]["drops"]
+        return Measured(got, watch.late_p99_ms(), run.link.kernel_drops(), drops["dropped_media"])
 
 
-def run(seconds: float, seed: int, cell: Cell) -> Measured:
-    """A cell, in a process of its own."""
+def by_itself(measuring: Callable[[Path], Awaitable[T]]) -> T:
+    """Run it with a directory for its files; for a process of its own, as loop and logging are set up."""
     configure("text", "error", sys.stderr)
     logging.captureWarnings(True)
-    measured: list[Measured] = []
+    measured: list[T] = []
 
     async def main() -> int:
         with tempfile.TemporaryDirectory(prefix="relay-lab-") as name:
-            measured.append(await measure(cell.terms, seconds=seconds, seed=seed, directory=Path(name)))
+            measured.append(await measuring(Path(name)))
         return 0
 
     run_on_loop(main())
     return measured[0]
+
+
+def run(seconds: float, seed: int, cell: Cell) -> Measured:
+    """A cell, in a process of its own."""
+    return by_itself(lambda directory: measure(cell.terms, seconds=seconds, seed=seed, directory=directory))
 
 
 def table(cells: Sequence[Cell], *, seconds: float, seed: int, jobs: int) -> Iterator[tuple[Cell, Measured]]:

@@ -149,6 +149,9 @@ def test_audio_is_complete_where_only_audio_fits(seed: int) -> None:
     """100 kb/s for 24 kb/s of Opus and 3.8 Mb/s of video."""
     profile = [(0.0, LinkConfig(delay_ms=50)), (8.0, LinkConfig(delay_ms=50, rate_bps=100e3, queue_ms=2000))]
     _, players, counts = stream(seed, profile, seconds=25, tracks=(VIDEO, SPEECH))
-    # The video that was on its way when the capacity fell fills 2 s of queue, which audio waits behind.
-    settled = range(int(13 / 0.02), counts[1])
+    # The video that was on its way when the capacity fell fills 2 s of queue, which audio waits behind, and
+    # which has told of itself a second later.
+    settled = range(int((12.5 - 3) / 0.02), counts[1])
     assert players[1].missing(settled) == []
+    in_time = [p for p in players[1].packets if p.at_ns - START_NS - p.index * SPEECH.interval_ns < 500 * MS]
+    assert len(in_time) >= counts[1] - 4 / 0.02

@@ -47,6 +47,12 @@ class World:
         """(s, bits/s) of each sender."""
         self._measures: deque[tuple[int, float, list[float]]] = deque()
         self._sent = [0.0] * len(starts_s)
+        self._entered: deque[tuple[int, float]] = deque()
+        """(ns, bits) of each step that is still in the queue."""
+        self._out = 0.0
+        """Bits of the first of them that have left."""
+        self._waited_ms = 0.0
+        """What left last."""
 
     def run(self, seconds: float) -> "World":
         end_ns = self.now_ns + int(seconds * SECOND)
@@ -76,7 +82,13 @@ class World:
         rates = [out / (1 - dropped) / step_s * e / sent for e in each]
         for share, rate in zip(self.shares, rates, strict=True):
             share.append((at_s, rate))
-        self._measures.append((self.now_ns + RTT_NS // 2, queue_ms, rates))
+        self._entered.append((self.now_ns, sent * (1 - dropped)))
+        self._out += out
+        while self._entered and self._out >= self._entered[0][1] - 1e-6:
+            entered_ns, bits = self._entered.popleft()
+            self._out -= bits
+            self._waited_ms = (self.now_ns - entered_ns) / MS
+        self._measures.append((self.now_ns + RTT_NS // 2, self._waited_ms, rates))
         self.now_ns += STEP_NS
 
     def _look(self) -> None:
@@ -190,12 +202,31 @@ def test_the_least_is_kept_even_where_it_does_not_fit() -> None:
     assert all(limit is None or limit >= LEAST_BPS for _, limit in world.limits)
 
 
+def test_a_queue_that_is_too_long_for_talk_is_left_to_empty_and_the_link_stays_busy() -> None:
+    """2 s of it: at 64 kb/s, the least, they would take 6 s."""
+    world = World(steps((0, 8e6), (5, 100e3)), demand=4e6).run(15)
+    gone_s = next(at_s for at_s, ms in world.queues if at_s > 6 and ms < 100)
+    assert gone_s <= 8.5
+    assert world.share(5, 15) >= 0.9
+
+
 def measured(**changes: float) -> Measured:
     values: dict[str, float] = {
         "queue_ns": 0, "passed_bps": 4e6, "sent_bps": 4e6, "loss_recent": 0.0, "loss_ratio": 0.0,
         "loss_burst": 0.0, "packets_per_second": 400.0, "rtt_ns": RTT_NS, "progress_ns": 0, "sending": True,
     }  # fmt: skip
     return Measured(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_what_a_pause_does_not_shorten_is_a_longer_way_and_is_not_paused_for_again() -> None:
+    controller = Controller()
+    states: list[str] = []
+    for look in range(1, 400):  # 20 s; the way is 450 ms longer from 5 s on
+        now_ns = look * LOOK_NS
+        controller.look(now_ns, measured(queue_ns=450 * MS * (look > 100), progress_ns=now_ns))
+        states.append(controller.state)
+    pauses = sum(a != "pausing" == b for a, b in pairwise(states))
+    assert (pauses, states.count("pausing")) == (1, 450 * MS // LOOK_NS)
 
 
 def test_silence_stops_the_media_after_three_seconds_and_a_report_starts_it() -> None:

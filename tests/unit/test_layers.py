@@ -20,6 +20,7 @@ RELAY = (
     ("relay.node", "relay.fleet"),
     ("relay.lab.demo",),  # runs whole nodes on this machine
     ("relay.lab.real",),  # the same
+    ("relay.lab.capacity",),  # in virtual time and by relay.lab.real
     ("relay.cli",),
 )
 """Lowest first. A package stands for those of its modules that are not named, which may import each other."""
