@@ -25,6 +25,7 @@ from relay.config.files import check_files, load, read_private_key
 from relay.core.keys import private_key_file, public_key_text
 from relay.errors import ConfigError, RelayError, UsageError
 from relay.files import create_file
+from relay.watch import watch
 from relay.web.status_text import render
 
 DRAIN_POLL_SECONDS = 0.5
@@ -96,7 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     into = commands.add_parser("fleet", help=text, description=text, allow_abbrev=False)
     fleet.add_commands(partial(command, into=into.add_subparsers(metavar="COMMAND", required=True)))
     sub = command("status", _status, "show what a running node does")
-    sub.add_argument("--json", action="store_true", help="as JSON")
+    form = sub.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON")
+    text = "again and again, every N seconds (1), until Ctrl-C"
+    form.add_argument("--watch", nargs="?", const=1.0, type=_number(float, 0.1, 3600), metavar="N", help=text)
     add_url(sub)
     sub = command("drain", _drain, "have a running node refuse new work, and wait until it has exited")
     text = "the node exits after this time even if it is not empty; default: no limit"
@@ -183,16 +187,21 @@ def _pubkey(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    status = call(args.url, "/v1/status")
     if args.json:
-        print(json.dumps(status, indent=2))
-        return 0
-    try:
-        text = render(status)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise RelayError(f"what answers at {args.url} is no relay node of this version") from error
-    print(text, end="")
+        print(json.dumps(call(args.url, "/v1/status"), indent=2))
+    elif args.watch is not None:
+        watch(partial(_status_text, args.url), args.watch, sys.stdout)
+    else:
+        print(_status_text(args.url), end="")
     return 0
+
+
+def _status_text(url: str) -> str:
+    status = call(url, "/v1/status")
+    try:
+        return render(status)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise RelayError(f"what answers at {url} is no relay node of this version") from error
 
 
 def _drain(args: argparse.Namespace) -> int:

@@ -82,6 +82,8 @@ def test_version(capsys: Capture) -> None:
         (["drain", "--timeout", "-1"], "--timeout"),
         (["status", "--url", "file:///etc/passwd"], "is not a URL such as http://127.0.0.1:7480"),
         (["status", "--url", "http://"], "is not a URL"),
+        (["status", "--watch", "0"], "'0' is not a number from 0.1"),
+        (["status", "--watch", "--json"], "not allowed with"),
         (["status", "--url", "http://h:x"], "is not a URL"),
         (["status", "--url", "http://h/\r\nX: y"], "is not a URL"),
     ],
@@ -287,6 +289,24 @@ def test_status(start: Callable[..., Node], capsys: Capture, monkeypatch: pytest
     assert cli.main(["status", "--json", "--url", node.url + "/"]) == 0
     assert json.loads(capsys.readouterr().out) == sample()
     assert node.requests == [("GET", "/v1/status", b"")] * 2
+
+
+def test_status_that_is_watched_outlives_the_node(
+    start: Callable[..., Node], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([(200, json.dumps(sample()).encode()), None])
+    node = start(lambda path, body: next(answers))
+    waits = iter([None, KeyboardInterrupt()])
+
+    def sleep(seconds: float) -> None:
+        assert seconds == 1
+        if (interrupted := next(waits)) is not None:
+            raise interrupted
+
+    monkeypatch.setattr("time.sleep", sleep)
+    assert cli.main(["status", "--watch", "--url", node.url]) == 0
+    first, second = capsys.readouterr().out.rsplit("\n\n", 2)[0:2]
+    assert first.startswith("edge-sgp-1  ap-southeast") and second.endswith("; trying again")
 
 
 def test_status_when_nothing_answers(capsys: Capture) -> None:

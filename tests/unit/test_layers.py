@@ -11,7 +11,7 @@ RELAY = (
     ("relay", "relay.errors", "relay.seq", "relay.log", "relay.files", "relay.systemd"),
     ("relay.wire",),
     ("relay.core",),
-    ("relay.config", "relay.client"),
+    ("relay.config", "relay.client", "relay.watch"),
     ("relay.media",),
     ("relay.services",),
     ("relay.web",),
