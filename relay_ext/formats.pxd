@@ -41,7 +41,7 @@ ctypedef struct payload_state:
     uint8_t temporal            # AV1: layers of the OBU that the next packet may go on with
     uint8_t spatial
     bint still                  # AV1: reduced_still_picture_header, all frames are key frames
-    uint8_t highest_temporal    # H.265
+    uint8_t sub_layers          # H.265: of the SPS, or more where there were; 0: no SPS yet
     uint8_t group_size          # VP9: pictures in a picture group; 0: not known
     uint8_t group_index         # VP9: the current picture's place in it
     uint16_t picture            # VP9: its picture ID

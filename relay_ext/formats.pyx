@@ -13,7 +13,7 @@ A random access point (KEY) is, by format:
 - MPEG-TS: the random access indicator of a video PES packet.
 
 DISCARDABLE is said only where the format does: H.264 nal_ref_idc 0; H.265 sub-layer non-reference pictures of
-the highest temporal layer seen; VP8's N; VP9 pictures that no other of the picture group refers to (not in the
+the highest temporal layer, known from the first SPS on; VP8's N; VP9 pictures that no other of the picture group refers to (not in the
 flexible mode, which says only what a picture itself refers to); null packets of a transport stream. AV1 tells it
 in the dependency descriptor or deep in the frame header: never here.
 """
@@ -154,12 +154,13 @@ cdef int h265_nal(payload_state *s, payload_info *out, int kind, const uint8_t *
         return PAYLOAD_MALFORMED
     add_layers(out, temporal, (header[0] & 1) << 5 | header[1] >> 3)
     if kind == H265_SPS and n:
-        s.highest_temporal = p[0] >> 1 & 7  # sps_max_sub_layers_minus1
-    s.highest_temporal = <uint8_t>max(s.highest_temporal, temporal)
+        s.sub_layers = (p[0] >> 1 & 7) + 1  # sps_max_sub_layers_minus1
+    if s.sub_layers:
+        s.sub_layers = <uint8_t>max(s.sub_layers, temporal + 1)
     if H265_IRAP <= kind <= H265_IRAP_LAST:
         return PAYLOAD_KEY | NEEDED
     if kind <= H265_VCL_LAST:
-        if kind <= H265_SUBLAYER_LAST and not kind & 1 and temporal == s.highest_temporal:
+        if kind <= H265_SUBLAYER_LAST and not kind & 1 and temporal + 1 == s.sub_layers:
             return PAYLOAD_DISCARDABLE
         return NEEDED
     if kind == H265_VPS or kind == H265_SPS:
