@@ -62,10 +62,10 @@ bench-peers: build
 	tests/benchmarks/peers/install.sh $(PEER_PACKAGES)
 	$(PY) -m tests.benchmarks.peers --rounds $(ROUNDS) $(PEERS)
 
-# What docs/loss.md and docs/congestion.md show, at full size; each table says how long it will take.
-# LAB='--packets 24000 --seeds 2 --only W1 W6' and LAB_REAL='--seconds 10 --only W1' choose.
+# What docs/loss.md, docs/congestion.md and docs/fleet.md show, at full size; each table says how long it will take.
+# LAB='--packets 24000 --seeds 2 --only W1 W6', LAB_REAL='--seconds 10 --only W1' and LAB_FLEET='--edges 100 --hours 2' choose.
 lab: build
-	@status=0; for table in "real $(LAB_REAL)" "capacity --real --seeds 2" capacity "grid $(LAB)"; do \
+	@status=0; for table in "real $(LAB_REAL)" "capacity --real --seeds 2" capacity "grid $(LAB)" "fleet $(LAB_FLEET)"; do \
 		$(PY) -m relay.lab.$$table --check || status=1; done; exit $$status
 
 # LAB_PEERS='--only rist --link 30' chooses; see `python -m tests.benchmarks.rivals --help`.

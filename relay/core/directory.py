@@ -89,8 +89,13 @@ class Directory:
 
     def view(self) -> dict[str, bytes]:
         """Every stream and its holder."""
-        names = {*self.own, *(name for region in self._regions.values() for name in region.streams)}
-        return {name: holder for name in sorted(names) if (holder := self.holder(name))}
+        lists = [(self.key, self.own), *((key, region.streams) for key, region in self._regions.items())]
+        least: dict[str, tuple[int, bytes]] = {}
+        for key, streams in lists:
+            for name, stamp in streams.items():
+                if name not in least or (stamp, key) < least[name]:
+                    least[name] = stamp, key
+        return {name: least[name][1] for name in sorted(least)}
 
     # ---- what happens here ---------------------------------------------------------------------
 

@@ -76,20 +76,31 @@ class Nearest:
         if self.known.keys() != sights.keys():
             self.known = {name: self.known.get(name) or Known(now_ns) for name in sights}
         for name, sight in sights.items():
-            self._measure(now_ns, self.known[name], sight.candidate)
+            self.measured(now_ns, name, sight.candidate)
         self._keep()
         self._alarm(now_ns)
         wanted = {name for name, s in sights.items() if s.fixed or s.used or self.known[name].kept}
         probed = {name for name, known in self.known.items() if known.opened_ns is not None} - wanted
         for name in sorted(probed):  # equal random bytes give equal looks
             if self.known[name].told:
-                self.known[name].due_ns = now_ns + self._interval_ns()
+                self.rests(now_ns, name)
                 probed.remove(name)
+        return wanted | probed | set(self.due(now_ns, len(probed))) | (sights.keys() & suggested)
+
+    def rests(self, now_ns: int, name: str) -> None:
+        """A region has told what it was asked for; its session ends."""
+        known = self.known[name]
+        known.due_ns, known.opened_ns, known.told = now_ns + self._interval_ns(), None, False
+
+    def due(self, now_ns: int, probed: int) -> list[str]:
+        """Regions to measure from now on, while so many others are being measured."""
         due = [name for name, k in self.known.items() if k.opened_ns is None and k.due_ns <= now_ns]
         due.sort(key=lambda name: (self._cost(name) is not None, self._cost(name) or 0.0, name))
-        return wanted | probed | set(due[: max(AT_ONCE - len(probed), 0)]) | (sights.keys() & suggested)
+        return due[: max(AT_ONCE - probed, 0)]
 
-    def _measure(self, now_ns: int, known: Known, candidate: Candidate | None) -> None:
+    def measured(self, now_ns: int, name: str, candidate: Candidate | None) -> None:
+        """What the session with a region shows; None: there is none."""
+        known = self.known[name]
         if candidate is None:
             known.opened_ns, known.told = None, False
             return

@@ -8,8 +8,9 @@ Each FORGET_NS without a change takes one doubling back. A peer that cannot be u
 and that counts as a change, too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import exp
 
 from relay.core.admission import REFUSE
@@ -58,8 +59,10 @@ def cost_ms(rtt_ms: float, min_rtt_ms: float, queue_ms: float, jitter_ms: float,
     return sum(terms_ms(rtt_ms, min_rtt_ms, queue_ms, jitter_ms, loss_ratio).values())
 
 
-def health_terms_ms(health: Digest) -> dict[str, float]:
-    """What a peer's own state is worth in milliseconds of detour: its load, and whatever is wrong with it."""
+@lru_cache(maxsize=256)
+def health_terms_ms(health: Digest) -> Mapping[str, float]:
+    """What a peer's own state is worth in milliseconds of detour: its load, and whatever is wrong with it.
+    Kept, since every stream looks at every digest once a second."""
     headroom = health.headroom_permille
     load = 0.0 if headroom is None else min(1 - headroom / RATIO, 0.99)
     return {"load": LOAD_MS * load / (1 - load)} | {of.reason: of.ms for of in penalties(health) if of.ms}
@@ -118,7 +121,7 @@ class Candidate:
     def terms_ms(self) -> dict[str, float]:
         """What makes up the cost, in milliseconds by name."""
         link = terms_ms(self.rtt_ms, self.min_rtt_ms, self.queue_ms, self.jitter_ms, self.loss_ratio)
-        return link | health_terms_ms(self.health)
+        return {**link, **health_terms_ms(self.health)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +138,43 @@ class Verdict:
 class Choice:
     peer: str | None
     why: str
-    verdicts: tuple[Verdict, ...] = ()
-    """One for each candidate, the cheapest first."""
+    now_ns: int = 0
+    ranked: tuple[Candidate, ...] = ()
+    """The cheapest first."""
+    averages: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    better_ns: Mapping[str, int] = field(default_factory=dict)
+    dwells_ns: int = 0
+    """The router's state, from which reasons are made when somebody asks for them."""
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """One for each candidate, the cheapest first."""
+        return tuple(Verdict(c, self._average(c), self._why(c)) for c in self.ranked)
+
+    def _average(self, c: Candidate) -> float | None:
+        return self.averages[c.peer][0] if c.peer in self.averages else None
+
+    def _why(self, c: Candidate) -> str:
+        if c.peer == self.peer:
+            return self.why
+        if not c.usable or self.peer is None:
+            return _why_unusable(c)
+        if not c.rtt_ms:
+            return "not measured yet"
+        dearer = self.averages[c.peer][0] - self.averages.get(self.peer, (0.0, 0))[0]
+        if dearer >= 0:
+            return f"{dearer:.1f} ms dearer than {self.peer}"
+        return f"better by {-dearer:.1f} ms{self._but(c)}"
+
+    def _but(self, c: Candidate) -> str:
+        """Why it is not changed to."""
+        if c.peer not in self.better_ns:
+            slight = ", not by 10 ms and 15 %" if c.settled else ", loss not known yet"
+            return ", but it has no room" if c.full else slight
+        if self.dwells_ns:
+            return f", dwell: {self.dwells_ns / SECOND:.0f} s left"
+        since = (self.now_ns - self.better_ns[c.peer]) / SECOND
+        return f" for {since:.1f} s of {BETTER_NS / SECOND:.0f} s"
 
 
 class Router:
@@ -241,32 +279,8 @@ class Router:
         return f"kept at {cost}; {usable[0].peer} has {self._cost(usable[0]):.1f} ms"
 
     def _choice(self, now_ns: int, chosen: Candidate | None, why: str, ranked: Sequence[Candidate]) -> Choice:
-        verdicts = tuple(
-            Verdict(
-                c,
-                self._cost(c) if c.peer in self._averages else None,
-                why if c is chosen else self._why_not(now_ns, c, chosen),
-            )
-            for c in ranked
-        )
-        return Choice(chosen.peer if chosen else None, why, verdicts)
-
-    def _why_not(self, now_ns: int, c: Candidate, chosen: Candidate | None) -> str:
-        if not c.usable or chosen is None:
-            return _why_unusable(c)
-        if not c.rtt_ms:
-            return "not measured yet"
-        dearer = self._cost(c) - self._cost(chosen)
-        if dearer >= 0:
-            return f"{dearer:.1f} ms dearer than {chosen.peer}"
-        better = f"better by {-dearer:.1f} ms"
-        if c.peer not in self._better_ns:
-            slight = ", not by 10 ms and 15 %" if c.settled else ", loss not known yet"
-            return better + (", but it has no room" if c.full else slight)
-        if dwells_ns := self._dwells_ns(now_ns):
-            return f"{better}, dwell: {dwells_ns / SECOND:.0f} s left"
-        since = (now_ns - self._better_ns[c.peer]) / SECOND
-        return f"{better} for {since:.1f} s of {BETTER_NS / SECOND:.0f} s"
+        peer, dwells_ns = chosen.peer if chosen else None, self._dwells_ns(now_ns)
+        return Choice(peer, why, now_ns, tuple(ranked), self._averages, self._better_ns.copy(), dwells_ns)
 
 
 def _why_unusable(c: Candidate) -> str:

@@ -238,13 +238,17 @@ class Regions:
         """Take the time until all do, from when nothing keeps any two of them apart."""
         if any(self._apart(a, b) for a, b in self._ways):
             since_ns = self.now_ns
-        views = [directory.view() for name, directory in self._directories.items() if self._up[name]]
-        if since_ns < self.now_ns and all(view == views[0] for view in views):
+        if since_ns < self.now_ns and self._agree():
             into.append((self.now_ns - since_ns) / SECOND)
         elif self.now_ns - since_ns < GIVE_UP_NS:
             self._at(self.now_ns + CHECK_NS, partial(self._check, since_ns, into))
         else:
             self.result.counts["not agreed"] += 1
+
+    def _agree(self) -> bool:
+        views = (directory.view() for name, directory in self._directories.items() if self._up[name])
+        first = next(views, None)
+        return all(view == first for view in views)
 
     def _apart(self, a: str, b: str) -> bool:
         alive = at(self._ways[a, b].conditions, self.now_ns // SECOND).alive

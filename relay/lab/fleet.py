@@ -44,6 +44,8 @@ CHANGES_MAX = 1.0
 CURVE_POINTS = 200
 ASK_S = 60
 """Between two questions for regions (services/regions)."""
+EDGE_HOUR_S = 0.06
+"""Of one core of a virtual machine; with it, a day's run says how long it will take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +331,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit status 1 if a target is missed")
     options = parser.parse_args()
     size = Size(options.edges, options.regions, options.hours, options.seed)
+    minutes = size.edges * size.hours * EDGE_HOUR_S / options.jobs / 60
+    print(f"{size.edges} edges, {size.hours:g} h: about {minutes:.0f} min", file=sys.stderr)
     started = time.monotonic()
     got = run(size, options.jobs)
     for rows in (gap_rows(got), figure_rows(got), agreement_rows(got), detour_rows(got)):

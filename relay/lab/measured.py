@@ -4,6 +4,7 @@ and noise; and when it takes silence for a failure.
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from random import Random
 
 from relay.core.nearest import KEEP
@@ -188,7 +189,7 @@ def measure(draw: Random, line: Access, name: str, now: Conditions, *, media: bo
         queue_ms=queue_ms,
         jitter_ms=jitter_ms * draw.uniform(0.7, 1.3),
         loss_ratio=loss,
-        health=_digest(now),
+        health=_digest(now.draining, now.load),
     )
 
 
@@ -205,7 +206,7 @@ def true_ms(line: Access, now: Conditions) -> float:
         queue_ms=now.queue_ms,
         jitter_ms=now.jitter_ms + line.jitter_ms,
         loss_ratio=now.loss_ratio + line.loss_ratio,
-        health=_digest(now),
+        health=_digest(now.draining, now.load),
     ).cost_ms
 
 
@@ -219,11 +220,12 @@ def _lost(chance: float, loss_ratio: float, packets: int) -> int:
     return lost
 
 
-def _digest(now: Conditions) -> Digest:
-    """What the region says of itself."""
+@lru_cache(maxsize=1024)
+def _digest(draining: bool, load: float) -> Digest:
+    """What a region says of itself."""
     return Digest(
-        draining=now.draining,
-        headroom_permille=RATIO - round(now.load * RATIO),
+        draining=draining,
+        headroom_permille=RATIO - round(load * RATIO),
         loop_lag_ms=1,
         memory_available_permille=500,
     )

@@ -3,8 +3,9 @@
 The decisions are the node's own: `core/nearest` and `core/routing` look once a second at what was measured,
 as services/regions and services/publish give it to them. What is measured is modelled (`measured`).
 
-Looks that provably change nothing are left out (`Edge.until`), which saves most of the time and changes no
-result: `Edge(..., thrifty=False)` looks every second, and a test compares the two.
+Looks that provably change nothing are left out (`Edge.until`); of those at which a region is measured that is
+no better, only that is done (`Edge.measure_others`). It saves most of the time and changes no result: with
+`thrifty=False` an edge looks every second, and a test compares the two.
 """
 
 import math
@@ -13,7 +14,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 
 from relay.core.health import sends_per_second
-from relay.core.nearest import GIVE_UP_NS, SECOND, Nearest, Sight
+from relay.core.nearest import AT_ONCE, GIVE_UP_NS, SECOND, Nearest, Sight
 from relay.core.routing import Candidate, Router, clearly_better
 from relay.lab.measured import (
     FAR_MS,
@@ -39,6 +40,7 @@ SETTLE_S = 2
 REPLAY_S = 60
 """Looks that a router which was left out is given before it decides: what lies before counts e^-12."""
 SILENT_S = SILENT // SECOND
+NEVER_S = 1 << 40
 
 
 @dataclass(slots=True)
@@ -52,6 +54,10 @@ class Session:
     process: int
     settled_s: int
     """Since when its loss is known."""
+    counted_s: int
+    """Until when its traffic is counted."""
+    first: Candidate | None = None
+    """What it measures at `settled_s`; None: to be drawn."""
     dead_s: int | None = None
     """Since when nothing comes through in one direction or both; None: it does."""
     pool: Pool | None = None
@@ -65,7 +71,7 @@ class Session:
     @property
     def next_s(self) -> int:
         """When its conditions change."""
-        return self.links[self.index + 1].start_s if self.index + 1 < len(self.links) else 1 << 40
+        return self.links[self.index + 1].start_s if self.index + 1 < len(self.links) else NEVER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +144,8 @@ class Edge:
         """When it was last asked."""
         self._stirred = True
         """A region was clearly better at that look, or there was none to hold."""
+        self._bar_ms = 0.0
+        """What is clearly better than this may be worth a change, of the route or of the regions kept."""
         self._gap: tuple[int, str] | None = None
         """Since when there is no region, and why."""
 
@@ -145,8 +153,8 @@ class Edge:
         now_s = 0
         while now_s < self._end_s:
             self._look(now_s)
-            then_s = self.until(now_s) if self._thrifty else now_s + 1
-            self._account(now_s, min(then_s, self._end_s))
+            then_s = self.measure_others(now_s, self.until(now_s)) if self._thrifty else now_s + 1
+            self._account(now_s, then_s)
             now_s = then_s
         if self._gap is not None:
             self.diary.gaps.append(Gap(self._gap[0], (self._end_s - self._gap[0]) * 1e3, self._gap[1], False))
@@ -175,7 +183,7 @@ class Edge:
             if session.process != session.now.process or away_s >= SILENT_S or session.settled_s > now_s:
                 session.process = session.now.process
                 wait_s = self._draw.uniform(0, min(RETRY_MAX / SECOND, away_s / 2))
-                session.settled_s = now_s + 1 + math.ceil(wait_s) + SETTLE_S
+                session.settled_s, session.first = now_s + 1 + math.ceil(wait_s) + SETTLE_S, None
 
     def _pace(self, session: Session) -> None:
         session.digests_per_s = sends_per_second(session.now.loss_ratio + self.access.loss_ratio)
@@ -202,8 +210,13 @@ class Edge:
         if now_s < session.settled_s:
             return self._unsettled[session.name]
         if session.pool is None and now_s == session.settled_s:  # it may be closed at once
-            return Pool([measure(self._draw, self.access, session.name, session.now, media=False)])
+            return Pool([self._first(session)])
         return self._pool(session)
+
+    def _first(self, session: Session) -> Candidate:
+        if session.first is None:
+            session.first = measure(self._draw, self.access, session.name, session.now, media=False)
+        return session.first
 
     def _next_source(self, name: str) -> Source:
         """What a region shows in the second after its session was opened or closed."""
@@ -240,7 +253,7 @@ class Edge:
         changed = wanted ^ self.sessions.keys()
         for name in sorted(changed):
             if name in wanted:
-                self._open(now_s, name, flapping)
+                self._open(now_s, self._session(now_s, name), flapping)
             else:
                 self._close(name)
         before = self._past[-1][1]
@@ -254,14 +267,16 @@ class Edge:
             self._past.append((now_s + 1, before | after))
         self.diary.counts["looks at regions"] += 1
 
-    def _open(self, now_s: int, name: str, flapping: bool) -> None:
+    def _session(self, now_s: int, name: str) -> Session:
         links = self._links[name]
         index = bisect_right(links, now_s, key=lambda c: c.start_s) - 1
-        session = Session(name, links, now_s, index, links[index].process, now_s + 1 + SETTLE_S)
+        return Session(name, links, now_s, index, links[index].process, now_s + 1 + SETTLE_S, now_s)
+
+    def _open(self, now_s: int, session: Session, flapping: bool) -> None:
         if flapping or not session.now.alive:
-            session.dead_s, session.settled_s = now_s, 1 << 40
+            session.dead_s, session.settled_s = now_s, NEVER_S
         self._pace(session)
-        self.sessions[name] = session
+        self.sessions[session.name] = session
         self.diary.counts["sessions"] += 1
 
     def _close(self, name: str) -> None:
@@ -366,8 +381,8 @@ class Edge:
     # ---- what may be left out ----------------------------------------------------------------
 
     def until(self, now_s: int) -> int:
-        """The next look that may change anything: all before it see the same sessions, under the same
-        conditions, and costs in no order that leads to anything."""
+        """The next look that may change anything. All before it see the same sessions, beside those that only
+        measure a region, under the same conditions, and costs in no order that leads to anything."""
         if self._stirred or self.held is None or self._refusal(self.sessions[self.held]):
             return now_s + 1
         flap = bisect_right(self._flap_s, now_s)
@@ -376,10 +391,10 @@ class Edge:
         for name, session in self.sessions.items():
             if session.dead_s is not None or session.settled_s - session.opened_s > GIVE_UP_NS // SECOND:
                 return now_s + 1
-            if now_s < session.settled_s:
-                then_s = min(then_s, session.settled_s)
-            else:
+            if now_s >= session.settled_s:
                 settled[name] = self._pool(session)
+            elif not self._only_measures(name):
+                then_s = min(then_s, session.settled_s)
             then_s = min(then_s, session.next_s)
         if self.held not in settled:
             return now_s + 1
@@ -387,8 +402,6 @@ class Edge:
         others: list[Source] = []
         resting_ms = FAR_MS
         for name, known in self._nearest.known.items():
-            if name not in self.sessions:
-                then_s = min(then_s, -(-known.due_ns // SECOND))
             if known.kept and known.candidate is not None:
                 kept.append(settled.get(name) or Rest(known.candidate))
             elif name in settled:
@@ -396,18 +409,80 @@ class Edge:
             elif known.candidate is not None:
                 resting_ms = min(resting_ms, known.candidate.cost_ms)
         held = settled.pop(self.held)
+        self._bar_ms = max(held.high, *(source.high for source in kept))
         reference_ms = self._nearest.reference_ms
         quiet = Quiet(kept, others, resting_ms, held, list(settled.values()), reference_ms)
         return max(quiet.until(now_s, then_s), now_s + 1)
 
+    # ---- regions that are only measured ------------------------------------------------------
+
+    def _only_measures(self, name: str) -> bool:
+        """Whether the session ends when it has measured the region."""
+        return name not in self._fixed and name != self.held and not self._nearest.known[name].kept
+
+    def measure_others(self, now_s: int, until_s: int) -> int:
+        """What looks before `until_s` would do about those; gives the next second of a whole look, which is
+        earlier if one of them does not answer or may be worth a change."""
+        if until_s == now_s + 1:
+            return until_s
+        for name, session in self.sessions.items():
+            if session.opened_s == now_s:
+                self._nearest.known[name].opened_ns = (now_s + 1) * SECOND
+        probes = {name: session for name, session in self.sessions.items() if self._only_measures(name)}
+        second = self._next_probe(now_s, probes)
+        while second < until_s and self._probe(second, probes):
+            second = self._next_probe(second, probes)
+        return min(second, until_s)
+
+    def _next_probe(self, now_s: int, probes: dict[str, Session]) -> int:
+        """When the next one is to be opened or closed."""
+        then_s = min((session.settled_s for session in probes.values()), default=NEVER_S)
+        if len(probes) < AT_ONCE:
+            known = self._nearest.known.items()
+            due_ns = min((k.due_ns for name, k in known if name not in self.sessions), default=NEVER_S)
+            then_s = min(then_s, max(-(-due_ns // SECOND), now_s + 1))
+        return then_s
+
+    def _probe(self, now_s: int, probes: dict[str, Session]) -> bool:
+        """Close those that have measured, open those that are due. False: nothing was done, look."""
+        ending = {name: session for name, session in probes.items() if session.settled_s == now_s}
+        found = {name: self._first(session) for name, session in ending.items()}
+        if any(clearly_better(c.cost_ms, self._bar_ms) or c.full for c in found.values()):
+            return False
+        due = self._nearest.due(now_s * SECOND, len(probes) - len(ending))
+        opening = [self._session(now_s, name) for name in sorted(due)]
+        if not all(session.now.alive and session.next_s > session.settled_s for session in opening):
+            return False
+        shown = {**self._past[-1][1], **{name: Pool([c]) for name, c in found.items()}}
+        for name in sorted(found):
+            self._count(ending[name], now_s)
+            self._nearest.measured(now_s * SECOND, name, found[name])
+            self._nearest.rests(now_s * SECOND, name)
+            self._close(name)
+            del probes[name]
+        for session in opening:
+            self._open(now_s, session, False)
+            self._nearest.known[session.name].opened_ns = (now_s + 1) * SECOND
+            probes[session.name] = session
+        after = {name: self._next_source(name) for name in [*found, *due]}
+        self._past += (now_s, shown), (now_s + 1, {**shown, **after})
+        self._forget(now_s)
+        return True
+
     # ---- what is counted ---------------------------------------------------------------------
+
+    def _count(self, session: Session, until_s: int) -> None:
+        span_s = until_s - session.counted_s
+        session.counted_s = until_s
+        if session.dead_s is None:
+            self.diary.counts["session seconds"] += span_s
+            self.diary.counts["digests"] += span_s * session.digests_per_s
 
     def _account(self, now_s: int, then_s: int) -> None:
         span_s = then_s - now_s
-        alive = [session.digests_per_s for session in self.sessions.values() if session.dead_s is None]
         self.diary.counts["seconds"] += span_s
-        self.diary.counts["session seconds"] += span_s * len(alive)
-        self.diary.counts["digests"] += span_s * sum(alive)
+        for session in self.sessions.values():
+            self._count(session, then_s)
         held = self.sessions.get(self.held or "")
         if held is None or held.dead_s is not None:
             return

@@ -100,7 +100,7 @@ class Shape(carry.Writer):
         return NotImplemented
 
 
-SHAPE = "b15a67ffbb0d59c3"
+SHAPE = "2d09dc1d06d90215"
 
 
 def test_the_format_has_a_number_of_its_own() -> None:
