@@ -102,6 +102,11 @@ def _parser() -> argparse.ArgumentParser:
     text = "again and again, every N seconds (1), until Ctrl-C"
     form.add_argument("--watch", nargs="?", const=1.0, type=_number(float, 0.1, 3600), metavar="N", help=text)
     add_url(sub)
+    sub = command("doctor", _doctor, "check machine, configuration, node and peers, and say what to do")
+    text = "the node's TOML file (%(default)s)"
+    sub.add_argument("--config", type=Path, default="/etc/relay/node.toml", metavar="FILE", help=text)
+    sub.add_argument("--json", action="store_true", help="as JSON")
+    add_url(sub, default=None)
     sub = command("drain", _drain, "have a running node refuse new work, and wait until it has exited")
     text = "the node exits after this time even if it is not empty; default: no limit"
     sub.add_argument("--timeout", type=_number(float, 0, 86400), metavar="SECONDS", help=text)
@@ -214,6 +219,11 @@ def _drain(args: argparse.Namespace) -> int:
             return 0
         time.sleep(DRAIN_POLL_SECONDS)
     raise RelayError(f"the node at {args.url} still runs {DRAIN_GRACE_SECONDS:.0f} s after its timeout")
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    code: int = importlib.import_module("relay.doctor.main").main(args)
+    return code
 
 
 def _demo(args: argparse.Namespace) -> int:

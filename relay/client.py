@@ -19,9 +19,10 @@ class NoAnswerError(RelayError):
     """Nothing speaks HTTP at the address."""
 
 
-def add_url(parser: argparse.ArgumentParser) -> None:
-    """The option that says which node is asked."""
-    parser.add_argument("--url", default=DEFAULT_URL, type=_http_url, help="its [ops] address (%(default)s)")
+def add_url(parser: argparse.ArgumentParser, default: str | None = DEFAULT_URL) -> None:
+    """The option that says which node is asked; without a default, the one of the configuration."""
+    text = f"its [ops] address ({default or 'as in the configuration'})"
+    parser.add_argument("--url", default=default, type=_http_url, help=text)
 
 
 def _http_url(text: str) -> str:

@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import sys
+from collections import Counter, deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
@@ -19,6 +20,8 @@ from typing import Any, Literal, TextIO
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 """Of syslog(3)."""
 _PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f\x7f-\x9f]+")
+TALLY_LINES = 20
+TALLY_LINE_CHARACTERS = 400
 
 
 def event(logger: logging.Logger, level: int, name: str, /, **fields: object) -> None:
@@ -27,15 +30,32 @@ def event(logger: logging.Logger, level: int, name: str, /, **fields: object) ->
         logger.log(level, name, extra={"fields": fields})
 
 
+class Tally(logging.Handler):
+    """Remembers warnings and errors for the status: how many by event, and the last of them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.counts: Counter[str] = Counter()
+        """By event: names that stand in the program."""
+        self.last: deque[str] = deque(maxlen=TALLY_LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.counts[_describe(record)["event"]] += 1
+        self.last.append(self.format(record)[:TALLY_LINE_CHARACTERS])
+
+
 def configure(
     form: Literal["text", "json"], level: str, stream: TextIO = sys.stderr, environ: Mapping[str, str] = {}
-) -> None:
+) -> Tally:
     """Sends the log of the whole process to `stream`. `level`: debug, info, warning or error. What systemd
     says in `environ` tells whether the stream is the journal."""
     journal = form == "text" and _is_journal(stream, environ.get("JOURNAL_STREAM"))
     handler = JournalHandler(stream) if journal else logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    tally = Tally()
+    logging.basicConfig(handlers=[handler, tally], level=level.upper(), force=True)
+    tally.setFormatter(TextFormatter())  # not the other's
+    return tally
 
 
 def _is_journal(stream: TextIO, name: str | None) -> bool:

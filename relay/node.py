@@ -17,11 +17,13 @@ from typing import Any
 from relay import __version__
 from relay.config import Config, FleetConfig, HopConfig, notes
 from relay.config.files import check_files, load, read_private_key
+from relay.config.shown import shown
 from relay.core.noise import public_key
 from relay.errors import ConfigError, RelayError
-from relay.log import configure, event
+from relay.log import Tally, configure, event
 from relay.services import carry
 from relay.services.board import Board
+from relay.services.build import build
 from relay.services.ciphers import fastest_first
 from relay.services.engine import EngineService
 from relay.services.handover import (
@@ -41,13 +43,14 @@ from relay.services.handover import (
     command,
 )
 from relay.services.machine import Machine, Outside
+from relay.services.names import addresses, interface_index, resolve, routes
 from relay.services.observer import Observer
 from relay.services.ports import SocketPorts
 from relay.services.restarts import hold_back
 from relay.services.shards import Shards
 from relay.services.sockets import Sockets
 from relay.services.store import FileStore
-from relay.services.uplinks import HOP_PORT, default_routes
+from relay.services.uplinks import HOP_PORT
 from relay.services.watchdog import Watchdog
 from relay.systemd import Manager
 from relay.web import ops
@@ -66,44 +69,15 @@ RESOLVE_AGAIN_S = 10.0
 """Between two attempts at a peer's name that had no address: the name service may come up after us."""
 
 
-def resolve(host: str, port: int) -> tuple[tuple[str, int], ...]:
-    """The addresses of a host, in the system's order; empty when there are none now."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    except OSError as error:
-        event(logger, logging.WARNING, "peer_unresolved", host=host, error=error)
-        return ()
-    return _addresses(found)
-
-
-def _addresses(found: list[Any]) -> tuple[tuple[str, int], ...]:
-    """(host, port) of what getaddrinfo gives, each once."""
-    return tuple(dict.fromkeys((str(info[4][0]), int(info[4][1])) for info in found))
-
-
-def interface_index(name: str) -> int | None:
-    try:
-        return socket.if_nametoindex(name)
-    except OSError:
-        return None
-
-
-def routes() -> tuple[str, ...]:
-    """Interfaces with a default route; none where this system does not say."""
-    texts = []
-    for name in ("route", "ipv6_route"):
-        try:
-            texts.append(Path("/proc/thread-self/net", name).read_text())
-        except OSError:
-            texts.append("")
-    return default_routes(*texts)
-
-
 class Node:
     """A running node: `start`, then `stop`. `done` is set when it should end; `failed` says why, if so."""
 
     def __init__(
-        self, config: Config, config_path: Path | None = None, manager: Manager | None = None
+        self,
+        config: Config,
+        config_path: Path | None = None,
+        manager: Manager | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self.config = config
         self.manager = manager = manager or Manager({}, 0)
@@ -112,6 +86,7 @@ class Node:
         self.handed_over = False
         """Another process goes on with everything."""
         self._config_path = config_path
+        self._tally = tally or Tally()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
@@ -137,6 +112,7 @@ class Node:
         board = Board(Path(config.node.state_dir))
         self.observer = Observer(board, self.service.cpu_ns, time.monotonic_ns, self._on_facts)
         self.ciphers = fastest_first(time.thread_time_ns)
+        self._build = build(self.ciphers)
         self.store = FileStore(config.node.state_dir / "fleet.json")
         self._ports = SocketPorts(self.service, self.shards)
         self._outside = Outside(
@@ -242,7 +218,7 @@ class Node:
                 found: list[tuple[str, int]] = []
                 for host, port in peer.addresses:
                     with suppress(OSError):
-                        found += _addresses(await self._loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM))
+                        found += addresses(await self._loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM))
                 if found:
                     event(logger, logging.INFO, "peer_resolved", peer=peer.name)
                     self.machine.resolved(time.monotonic_ns(), peer, found)
@@ -382,6 +358,7 @@ class Node:
                 "name": node.name,
                 "region": node.region,
                 "version": __version__,
+                "pid": os.getpid(),
                 "uptime_seconds": round((time.monotonic_ns() - self._started_ns) * 1e-9, 3),
                 "draining": self.machine.streams.draining,
             },
@@ -397,6 +374,9 @@ class Node:
                 **self.machine.refused_handshakes(),
             },
             "board": {**self.observer.board.totals, "unreadable": self.observer.board.unreadable.total()},
+            "build": self._build,
+            "config": shown(self.config),
+            "log": {"warnings": self._tally.counts, "last": list(self._tally.last)},
             "ready": not reasons,
             "reasons": reasons,
             "notes": self.notes(),
@@ -448,9 +428,9 @@ def _lasting(section: Any) -> Any:
 
 
 async def _main(
-    config: Config, config_path: Path | None, manager: Manager, predecessor: Predecessor | None
+    config: Config, config_path: Path | None, manager: Manager, tally: Tally, predecessor: Predecessor | None
 ) -> int:
-    node = Node(config, config_path, manager)
+    node = Node(config, config_path, manager, tally)
     loop = asyncio.get_running_loop()
     handlers: dict[signal.Signals, Callable[[], None]] = {
         signal.SIGTERM: node.done.set,
@@ -479,7 +459,7 @@ def run(config: Config, *, config_path: Path | None = None) -> int:
 
     Raises ConfigError for files that the configuration names and that cannot be used, OSError for ports.
     """
-    configure(config.log.format, config.log.level, environ=os.environ)
+    tally = configure(config.log.format, config.log.level, environ=os.environ)
     manager = Manager(os.environ, os.getpid())
     problems = check_files(config, sdp.parse)
     if problems:
@@ -489,7 +469,7 @@ def run(config: Config, *, config_path: Path | None = None) -> int:
     predecessor = Predecessor(int(os.environ.pop(FD))) if FD in os.environ else None
     if predecessor is None and (crashes := hold_back(manager, time.monotonic_ns, time.sleep)):
         event(logger, logging.WARNING, "crashed_before", times=crashes)
-    return run_on_loop(_main(config, config_path, manager, predecessor))
+    return run_on_loop(_main(config, config_path, manager, tally, predecessor))
 
 
 def run_on_loop(main: Any) -> int:

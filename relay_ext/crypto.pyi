@@ -3,6 +3,9 @@
 Everywhere a ValueError is raised for a wrong length, and a RuntimeError where OpenSSL itself fails.
 """
 
+def openssl_version() -> str:
+    """Name and version of the library that is loaded, which need not be the one of the build."""
+
 def x25519_public_key(private: bytes) -> bytes:
     """The public key (32 bytes) of any 32 random bytes (RFC 7748)."""
 

@@ -10,6 +10,10 @@ from libc.stdint cimport uint8_t
 from relay_ext.seal import AuthenticationError
 
 
+cdef extern from "<openssl/crypto.h>" nogil:
+    int OPENSSL_VERSION
+    const char *OpenSSL_version(int type)
+
 cdef extern from "<openssl/err.h>" nogil:
     void ERR_clear_error()
 
@@ -80,6 +84,11 @@ cdef bytes public_of(int kind, bytes private):
 
 
 # ---- X25519 (RFC 7748) -----------------------------------------------------------------------
+
+def openssl_version():
+    """Name and version of the library that is loaded, which need not be the one of the build."""
+    return OpenSSL_version(OPENSSL_VERSION).decode()
+
 
 def x25519_public_key(bytes private not None):
     return public_of(EVP_PKEY_X25519, private)

@@ -3,6 +3,12 @@ from typing import Self
 
 from relay_ext.control import Plane
 
+SOCKET_BUFFER: int
+"""Bytes that each socket asks for, each way."""
+SOL_UDP: int
+UDP_SEGMENT: int
+UDP_GRO: int
+
 class Engine:
     """The thread that runs a Plane on UDP sockets. It is started once; `stop` ends it and releases what it
     holds.

@@ -19,6 +19,10 @@ LAX_MODE = (
 )  # a group that may read a key is common under systemd; nobody else should
 
 
+UNREADABLE = "a file that this user may not read"
+"""What is found then, so that who looks at a node without being its user can tell."""
+
+
 class SdpMedia(Protocol):
     @property
     def kind(self) -> str: ...
@@ -153,9 +157,7 @@ def _read_text(path: Path, expected: str) -> str:
     except UnicodeDecodeError as error:
         raise ConfigError([Problem(str(path), "bytes that are no UTF-8", expected)]) from error
     except PermissionError as error:
-        found = "a file that this user may not read"
-        raise ConfigError(
-            [Problem(str(path), found, f"{expected}; change its owner, or run as its owner")]
-        ) from error
+        expected = f"{expected}; change its owner, or run as its owner"
+        raise ConfigError([Problem(str(path), UNREADABLE, expected)]) from error
     except OSError as error:
         raise ConfigError([Problem(str(path), (error.strerror or str(error)).lower(), expected)]) from error

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from relay.node import routes
+from relay.services.names import routes
 from tests.integration.namespaces import Namespace, or_skip
 from tests.integration.nodes import (
     Node,

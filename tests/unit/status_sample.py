@@ -139,6 +139,7 @@ _STATUS: dict[str, Any] = {
         "name": "edge-sgp-1",
         "region": "ap-southeast",
         "version": "0.1.0",
+        "pid": 4711,
         "uptime_seconds": 7999.5,
         "draining": False,
     },

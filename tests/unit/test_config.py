@@ -2,10 +2,11 @@
 
 import base64
 import dataclasses
+import json
 import random
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from relay.config import Address, Config, RtpTrack, notes, parse, parse_address
 from relay.config.checks import Array, Scalar, Table, is_host
 from relay.config.files import check_files, load, read_private_key
 from relay.config.reader import Reader, checks_of
+from relay.config.shown import SHOWN, shown
 from relay.core.record import Record, revise, sign, to_text
 from relay.errors import ConfigError
 from relay_ext.crypto import ed25519_public_key, x25519_public_key
@@ -607,3 +609,34 @@ def test_a_record_without_a_key_to_compare_it_with(tmp_path: Path) -> None:
 def test_a_state_directory_that_is_not_there(tmp_path: Path, key_file: Path) -> None:
     text = fleet(tmp_path).replace(f'state_dir = "{tmp_path}"', f'state_dir = "{tmp_path}/none"')
     assert f"mkdir -p {tmp_path}/none" in file_problems(text)["node.state_dir"]
+
+
+# ---- what is shown ------------------------------------------------------------------------------
+
+
+def test_it_is_decided_of_every_key_whether_it_is_shown() -> None:
+    """A key that may hold a secret gets an exception here, and stays out of SHOWN."""
+
+    def tables(of: type) -> Iterator[type]:
+        yield of
+        for check in checks_of(of).values():
+            item = check.item if isinstance(check, Array) else check
+            if isinstance(item, Table):
+                yield from tables(item.of)
+
+    assert set(tables(Config)) == SHOWN.keys()
+    for of, names in SHOWN.items():
+        assert set(names) == checks_of(of).keys(), of
+
+
+def test_the_reference_configuration_as_it_is_shown() -> None:
+    config = shown(parse(REFERENCE.read_text(), {}))
+    assert json.loads(json.dumps(config)) == config
+    assert config["node"]["state_dir"] == "/var/lib/relay" and config["hop"]["listen"] == "[::]:7400"
+    assert config["hop"]["peers"][0]["public_key"] == "pnZHmVVK+Imyp+Fw1yw57GWyd5oYZ7l1KNV7Fjy7ZTY="
+    assert config["ingest"]["rtp"][0]["tracks"][0]["codec"] == "H264/90000"
+
+
+def test_what_nobody_has_decided_on_is_not_shown() -> None:
+    with pytest.raises(TypeError, match="object"):
+        shown((object(),))

@@ -16,7 +16,7 @@ RELAY = (
     ("relay.services",),
     ("relay.web",),
     ("relay.lab",),
-    ("relay.bench",),
+    ("relay.bench", "relay.doctor"),
     ("relay.node", "relay.fleet"),
     ("relay.lab.demo",),  # runs whole nodes on this machine
     ("relay.lab.real",),  # the same

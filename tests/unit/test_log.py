@@ -146,9 +146,21 @@ def test_text_goes_to_the_journal_where_that_is_the_stream(
     with (tmp_path / "stderr").open("w") as stream:
         status = os.fstat(stream.fileno())
         log.configure(form, "info", stream, {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"})
-        (handler,) = logging.getLogger().handlers
+        handler, _ = logging.getLogger().handlers
         assert isinstance(handler, log.JournalHandler) == (form == "text")
         log.configure(form, "info", stream, {"JOURNAL_STREAM": "1:1"})
-        (other,) = logging.getLogger().handlers
+        other, _ = logging.getLogger().handlers
         assert not isinstance(other, log.JournalHandler)
         handler.close()
+
+
+def test_warnings_are_remembered_by_event_and_the_last_of_them_in_words() -> None:
+    tally = log.configure("json", "info", io.StringIO())
+    log.event(logger, logging.INFO, "hop_connected")
+    for n in range(30):
+        log.event(logger, logging.WARNING, "hop_silent", peer=f"p{n}")
+    log.event(logger, logging.ERROR, "handover_failed", error="x" * 10_000)
+    logging.getLogger("library").warning("odd %s", "thing")
+    assert tally.counts == {"hop_silent": 30, "handover_failed": 1, "message": 1}
+    assert len(tally.last) == log.TALLY_LINES and max(map(len, tally.last)) == log.TALLY_LINE_CHARACTERS
+    assert tally.last[-1].endswith('warning library message text="odd thing"')
