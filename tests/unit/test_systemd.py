@@ -175,6 +175,6 @@ def test_the_sandbox_is_strict(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["relay.service", "relay@.service"])
 def test_systemd_knows_every_setting(name: str, tmp_path: Path) -> None:
     unit = tmp_path / name.replace("@.", "@north.")
-    unit.write_text((UNITS / name).read_text().replace("/opt/relay/bin/relay", "/bin/true"))
+    unit.write_text((UNITS / name).read_text().replace("/opt/relay/current/bin/relay", "/bin/true"))
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
     assert unit.name not in done.stderr and str(unit) not in done.stderr
