@@ -170,7 +170,7 @@ def _url(config: Config | None) -> str:
 def _status(url: str) -> tuple[Mapping[str, Any] | None, str]:
     try:
         status = call(url, "/v1/status")
-        if not {"node", "hops", "reasons", "notes", "fleet"} <= status.keys():
+        if not {"node", "hops", "peers", "engine", "log", "reasons", "notes", "fleet"} <= status.keys():
             raise RelayError(f"what answers at {url} is no relay node of this version")
     except RelayError as error:
         return None, str(error)

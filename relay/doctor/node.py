@@ -2,10 +2,12 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from relay.config.files import LAX_MODE, UNREADABLE
+from relay.core.health import RULES
 from relay.doctor.facts import FREE_SPACE, Facts, Finding, KeyFile, Port, error, ok, unknown, warning
 from relay.services.members import ENDS
 
@@ -13,6 +15,8 @@ LEAST_FREE_BYTES = 16 << 20
 """For what a node keeps, and the journal beside it."""
 RENEW = "where the fleet's key is: relay fleet renew; docs/trust.md, Renewal"
 AS_ROOT = "run it as root"
+LOAD = ("headroom_permille", "loop_lag_ms")
+"""Facts of a node's health that nobody else can see; the rest of the board has checks of its own."""
 REFUSED = {
     errno.EADDRNOTAVAIL: "an address of this machine: ip addr",
     errno.EACCES: "a port above 1023, for which no capability is needed",
@@ -24,6 +28,8 @@ SIGNED_AHEAD_S = 300
 def check_node(facts: Facts) -> Iterator[Finding]:
     yield from _configuration(facts)
     yield _running(facts)
+    if facts.status is not None:
+        yield from _load(facts.status)
     yield from _unit(facts)
     if facts.config is None:
         return
@@ -61,6 +67,25 @@ def _running(facts: Facts) -> Finding:
     if hints:
         return warning("node", f"{seen}: {'; '.join(hints)}", f"relay status --url {facts.url}")
     return ok("node", seen)
+
+
+def _load(status: Mapping[str, Any]) -> Iterator[Finding]:
+    """What only the node itself can tell of its machine, and what it has complained of."""
+    standing = status["peers"][0]["alarms"]
+    if alarms := [rule.alarm for rule in RULES if rule.fact in LOAD and rule.alarm in standing]:
+        do = "fewer streams, or a bigger board: docs/operations.md, Sizing"
+        yield warning("load", ", ".join(alarms), do)
+    else:
+        yield ok("load", "no alarm")
+    if drops := status["engine"]["rx_kernel_drops"]:
+        seen = f"{drops} datagrams found a full socket buffer since the node's start"
+        yield warning("socket drops", seen, "see `buffers`; or the processor is full: relay status, top -H")
+    else:
+        yield ok("socket drops", "none")
+    if counts := ", ".join(f"{n} {event}" for event, n in status["log"]["warnings"].items()):
+        yield warning("log", f"warnings since the node's start: {counts}", "relay status --json has the last")
+    else:
+        yield ok("log", "no warning")
 
 
 def _unit_name(facts: Facts) -> str:

@@ -96,6 +96,7 @@ def running(**hop: Any) -> Facts:
     """The node answers; `hop` is what it says of its one hop besides."""
     status = sample()
     status["hops"] = [{**status["hops"][0], "loss_ratio": {"send": 0.0, "receive": 0.0}, **hop}]
+    status |= {"log": {"warnings": {}, "last": []}, "engine": {"rx_kernel_drops": 0}}
     held = replace(HOP, errno=errno.EADDRINUSE, pids=frozenset([status["node"]["pid"]]), holder="relay")
     return replace(WELL, status=status | {"reasons": [], "notes": []}, ports=(held,), probes=())
 
@@ -103,6 +104,18 @@ def running(**hop: Any) -> Facts:
 def test_all_is_well() -> None:
     assert {f.state for f in examine(running())} == {"ok"}
     assert [f.check for f in examine(WELL) if f.state != "ok"] == ["node"]  # which does not run
+
+
+def test_what_the_node_tells_of_itself() -> None:
+    facts = running()
+    assert facts.status is not None
+    facts.status["peers"][0]["alarms"] = ["event loop late", "hot"]
+    facts.status["engine"]["rx_kernel_drops"] = 7
+    facts.status["log"]["warnings"]["hop_silent"] = 2
+    (load,) = found(facts, "load")
+    assert (load.state, load.seen) == ("warning", "event loop late")  # heat has a check of its own
+    assert states(facts, "socket drops") == states(facts, "log") == ["warning"]
+    assert "2 hop_silent" in found(facts, "log")[0].seen
 
 
 def test_every_finding_but_ok_says_what_to_do_in_one_line() -> None:
