@@ -16,7 +16,6 @@ cdef enum:
     TX_BUCKETS = 4096      # twice TX_CAPACITY, a power of two
     GSO_SEGMENTS = 64      # UDP_MAX_SEGMENTS of the older kernels
     GSO_BYTES = 65000
-    GSO_CONTROL = 32
 
 # Counters, in the order of NAMES in udp.pyx.
 cdef enum:
@@ -90,7 +89,7 @@ ctypedef struct udp_io:
     uint16_t tx_first[64]     # first packet of each message
     uint16_t tx_segments[64]
     sockaddr_any tx_names[64]
-    uint64_t tx_control[64][4]
+    uint64_t tx_control[64][4]  # 32 bytes: CMSG_SPACE of the segment size, and some
     iovec tx_iovecs[1024]
 
 cdef udp_io *udp_new(const uint64_t *hash_keys) noexcept nogil  # NULL: out of memory

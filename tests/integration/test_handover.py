@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.nodes import Sender, engine_toml, sender, wait_for
 from tests.integration.service import RELAY, Service, service
-from tests.integration.test_service import Pair, Player, more, playing, sending
+from tests.integration.test_service import Pair, Player, more, playing, playing_through, sending
 
 RATE = 5200
 """Packets/s of 1200 bytes: 50 Mb/s."""
@@ -72,14 +72,7 @@ def test_nothing_is_lost_at_50_mbps(tmp_path: Path) -> None:
 
 def test_the_next_process_has_the_configuration_as_it_is_then(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
-    with (
-        service(pair.region) as region,
-        service(pair.edge),
-        playing(pair.player) as player,
-        sender(pair.ingest, rate=400) as source,
-        numbered(source),
-    ):
-        more(player)
+    with playing_through(pair) as (region, _, player):
         text = pair.region.read_text()
         pair.region.write_text(text.replace(f":{pair.player}", f":{pair.player + 50}"))
         upgraded(region)
@@ -92,14 +85,7 @@ def test_the_next_process_has_the_configuration_as_it_is_then(tmp_path: Path) ->
 
 def test_after_a_crash_of_the_next_process_the_sockets_are_still_kept(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
-    with (
-        service(pair.region) as region,
-        service(pair.edge),
-        playing(pair.player) as player,
-        sender(pair.ingest, rate=400) as source,
-        numbered(source),
-    ):
-        more(player)
+    with playing_through(pair) as (region, _, player):
         kept = region.inodes()
         upgraded(region)
         region.signal(signal.SIGKILL)

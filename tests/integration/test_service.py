@@ -22,7 +22,7 @@ from tests.integration.nodes import (
     sender,
     wait_for,
 )
-from tests.integration.service import service
+from tests.integration.service import Service, service
 
 RATE = 400
 
@@ -107,6 +107,20 @@ def more(player: Player, count: int = 200) -> None:
     wait_for("media", lambda: len(player.packets) >= wanted)
 
 
+@contextmanager
+def playing_through(pair: Pair) -> Iterator[tuple[Service, Service, Player]]:
+    """Region, edge, and a player that media has reached through both."""
+    with (
+        service(pair.region) as region,
+        service(pair.edge) as edge,
+        playing(pair.player) as player,
+        sender(pair.ingest, rate=RATE) as source,
+        sending(source),
+    ):
+        more(player)
+        yield region, edge, player
+
+
 def test_it_is_ready_fed_and_reloaded(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
     with service(pair.region, watchdog_seconds=0.1) as region:
@@ -128,14 +142,7 @@ def test_it_is_ready_fed_and_reloaded(tmp_path: Path) -> None:
 
 def test_a_region_that_crashes_has_its_sockets_back(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
-    with (
-        service(pair.region) as region,
-        service(pair.edge) as edge,
-        playing(pair.player) as player,
-        sender(pair.ingest, rate=RATE) as source,
-        sending(source),
-    ):
-        more(player)
+    with playing_through(pair) as (region, edge, player):
         kept = region.inodes()
         assert any(name.startswith("hop") for name in kept)
         region.crash()
@@ -148,14 +155,7 @@ def test_a_region_that_crashes_has_its_sockets_back(tmp_path: Path) -> None:
 
 def test_an_edge_that_crashes_has_its_sockets_back(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
-    with (
-        service(pair.region) as region,
-        service(pair.edge) as edge,
-        playing(pair.player) as player,
-        sender(pair.ingest, rate=RATE) as source,
-        sending(source),
-    ):
-        more(player)
+    with playing_through(pair) as (region, edge, player):
         kept = edge.inodes()
         assert any(name.startswith("udp") for name in kept)
         edge.crash()
