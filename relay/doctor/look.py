@@ -59,7 +59,7 @@ def look(path: Path, url: str | None, environ: Mapping[str, str]) -> Facts:
     board = Board(config.node.state_dir if config else Path("/"))
     board.read(time.monotonic_ns())
     url = url or _url(config)
-    status, no_status = _status(url)
+    status, no_status = _status(url, config.node.name if config else None)
     names = _names(config) if config else {}
     own = _own_record(config) if config else b""
     ports = tuple(_ports(config)) if config else ()
@@ -167,11 +167,14 @@ def _url(config: Config | None) -> str:
     return f"http://{Address({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host), port)}"
 
 
-def _status(url: str) -> tuple[Mapping[str, Any] | None, str]:
+def _status(url: str, name: str | None) -> tuple[Mapping[str, Any] | None, str]:
+    """Of the node of that name (None: of any), else why there is none."""
     try:
         status = call(url, "/v1/status")
         if not {"node", "hops", "peers", "engine", "log", "reasons", "notes", "fleet"} <= status.keys():
             raise RelayError(f"what answers at {url} is no relay node of this version")
+        if name not in (None, status["node"]["name"]):
+            raise RelayError(f"what answers at {url} is another node, {status['node']['name']}")
     except RelayError as error:
         return None, str(error)
     except AttributeError:
@@ -301,7 +304,7 @@ def _probes(config: Config | None, own: bytes, names: Names, *, running: bool) -
     try:
         return probe(config.hop.listen, identity, peers), ""
     except OSError as error:
-        return [], f"no handshake while a node may have a session: {error}"
+        return [], f"no handshake without the hop port, for who has it may have a session: {error}"
 
 
 def _ips(address: Address, names: Names) -> list[str]:

@@ -60,9 +60,6 @@ def _running(facts: Facts) -> Finding:
         return unknown("node", facts.no_status, do)
     node = facts.status["node"]
     seen = f"{node['name']}, version {node['version']}, up {node['uptime_seconds']:.0f} s"
-    if facts.config is not None and node["name"] != facts.config.node.name:
-        do = f"give --url of the node that {facts.config_path} is of, or --config of the one that answers"
-        return warning("node", f"another one answers at {facts.url}: {seen}", do)
     hints = (*facts.status["reasons"], *facts.status["notes"])
     if hints:
         return warning("node", f"{seen}: {'; '.join(hints)}", f"relay status --url {facts.url}")

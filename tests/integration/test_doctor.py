@@ -97,6 +97,8 @@ def test_the_way_to_a_peer_before_the_node_runs_and_while_it_does(tmp_path: Path
             assert found["peer region"][0]["seen"].startswith("connected, RTT")
             assert found[f"port {pair.edge_hop}/udp"][0]["state"] == "ok"  # held by the node
             assert found["node"][0]["state"] == "ok"
+            done = relay("doctor", "--config", str(pair.edge_toml), "--url", region.url)
+            assert "is another node, region" in done.stdout
             # One that cannot be asked may have a session all the same, and keeps it.
             edge.rewrite(f'listen = "127.0.0.1:{pair.edge_ops}"', f'listen = "127.0.0.1:{pair.edge_ops + 7}"')
             found = doctor(pair.edge_toml, 1)
