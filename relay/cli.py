@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="as JSON")
     add_url(sub, default=None)
     sub = command("drain", _drain, "have a running node refuse new work, and wait until it has exited")
-    text = "the node exits after this time even if it is not empty; default: no limit"
+    text = "the node exits after this time even if it is not empty; default: 300"
     sub.add_argument("--timeout", type=_number(float, 0, 86400), metavar="SECONDS", help=text)
     add_url(sub)
     sub = command("bench", _bench, "what this board carries: forwarding, repair, sealing; half a minute")
@@ -210,8 +210,8 @@ def _status_text(url: str) -> str:
 
 
 def _drain(args: argparse.Namespace) -> int:
-    call(args.url, "/v1/drain", {"timeout_seconds": args.timeout})
-    give_up = math.inf if args.timeout is None else time.monotonic() + args.timeout + DRAIN_GRACE_SECONDS
+    begun = call(args.url, "/v1/drain", {"timeout_seconds": args.timeout})
+    give_up = time.monotonic() + begun["timeout_seconds"] + DRAIN_GRACE_SECONDS
     while time.monotonic() < give_up:
         try:
             call(args.url, "/v1/status")

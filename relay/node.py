@@ -400,17 +400,17 @@ class Node:
             return None
         return sdp.write(name, [track.format for track in stream.tracks], host, port)
 
-    async def drain(self, timeout_seconds: float | None) -> None:
+    async def drain(self, timeout_seconds: float) -> None:
         self.machine.streams.drain(time.monotonic_ns())
         self._poll()
         event(logger, logging.INFO, "draining", timeout_seconds=timeout_seconds)
         if self._drain_task is None:
             self._drain_task = asyncio.create_task(self._end_when_empty(timeout_seconds))
 
-    async def _end_when_empty(self, timeout_seconds: float | None) -> None:
+    async def _end_when_empty(self, timeout_seconds: float) -> None:
         started = self._loop.time()
         while self.machine.streams.busy:
-            over = timeout_seconds is not None and self._loop.time() - started >= timeout_seconds
+            over = self._loop.time() - started >= timeout_seconds
             if over:
                 self.machine.streams.give_back(time.monotonic_ns())
                 self._poll()

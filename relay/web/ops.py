@@ -25,7 +25,8 @@ from relay.web.server import web
 MAX_BODY_BYTES = 4096
 RECORDS_MAX = 12
 """Records handed in at once: as many of the longest as fit a body."""
-MAX_DRAIN_SECONDS = 86400
+DRAIN_SECONDS, MAX_DRAIN_SECONDS = 300.0, 86400
+"""How long a drain may take where nothing is said, and at most: some edges have nowhere else to go."""
 
 Status = dict[str, Any]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -72,7 +73,7 @@ class NodeView(Protocol):
         """
         ...
 
-    async def drain(self, timeout_seconds: float | None) -> None:
+    async def drain(self, timeout_seconds: float) -> None:
         """Refuses new work and returns; the process ends when empty or after `timeout_seconds`."""
         ...
 
@@ -200,20 +201,18 @@ def _records(body: bytes) -> list[bytes]:
         raise ValueError(wanted) from error
 
 
-def _drain_timeout(body: bytes) -> float | None:
-    """The timeout in seconds of a request to drain, None for an empty body. Raises ValueError."""
+def _drain_timeout(body: bytes) -> float:
+    """The timeout in seconds of a request to drain. Raises ValueError."""
     wanted = f'the body must be empty or {{"timeout_seconds": N}} with N from 0 to {MAX_DRAIN_SECONDS}'
-    if not body:
-        return None
     try:
-        content = json.loads(body)
+        content = json.loads(body or b"{}")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"no JSON: {wanted}") from error
     if not isinstance(content, dict) or content.keys() - {"timeout_seconds"}:
         raise ValueError(wanted)
     timeout = content.get("timeout_seconds")
     if timeout is None:
-        return None
+        return DRAIN_SECONDS
     if (
         not isinstance(timeout, int | float)
         or isinstance(timeout, bool)

@@ -348,7 +348,7 @@ def test_status_bounds_what_it_reads(
 def test_drain_waits_until_the_node_is_gone(
     start: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = iter([(202, b"{}"), (200, b"{}"), (200, b"{}"), None])
+    left = iter([(202, b'{"timeout_seconds": 30.0}'), (200, b"{}"), (200, b"{}"), None])
     node = start(lambda path, body: next(left))
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     assert cli.main(["drain", "--timeout", "30", "--url", node.url]) == 0
@@ -360,7 +360,7 @@ def test_drain_gives_up_some_time_after_the_timeout(
     start: Callable[..., Node], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     slept: list[float] = []
-    node = start(lambda path, body: (200, b"{}"))
+    node = start(lambda path, body: (200, b'{"timeout_seconds": 1.0}'))
     fake = SimpleNamespace(monotonic=lambda: sum(slept), sleep=slept.append)
     monkeypatch.setattr("relay.cli.time", fake)
     assert cli.main(["drain", "--timeout", "1", "--url", node.url]) == 1

@@ -25,7 +25,7 @@ class View:
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
-        self.drained: list[float | None] = []
+        self.drained: list[float] = []
         self.records: list[bytes] = []
         self.looks = 0
         self.content = sample()
@@ -64,7 +64,7 @@ class View:
     def sdp(self, name: str, host: str, port: int) -> str | None:
         return f"v=0 {host} {port}" if name == "studio" else None
 
-    async def drain(self, timeout_seconds: float | None) -> None:
+    async def drain(self, timeout_seconds: float) -> None:
         self.drained.append(timeout_seconds)
 
 
@@ -161,9 +161,9 @@ def test_errors_are_json(method: str, path: str, status: int, sentence: str) -> 
 
 @pytest.mark.parametrize(
     ("body", "timeout"),
-    [(b"", None), (b"{}", None), (b'{"timeout_seconds": 30}', 30.0), (b'{"timeout_seconds": null}', None)],
+    [(b"", 300.0), (b"{}", 300.0), (b'{"timeout_seconds": 30}', 30.0), (b'{"timeout_seconds": null}', 300.0)],
 )
-def test_drain(body: bytes, timeout: float | None) -> None:
+def test_drain(body: bytes, timeout: float) -> None:
     async def test(call: Call, view: View) -> None:
         answer = {"draining": True, "timeout_seconds": timeout}
         assert await call("POST", "/v1/drain", data=body) == (202, "application/json", answer)

@@ -90,5 +90,7 @@ def test_a_node_that_spares_repair_sends_what_the_loss_needs_and_little_more() -
     assert ratio > 0.2 and most == 1.0
     world.rates.sparing = True
     assert world.rates.repair(world.link, 60) == (pytest.approx(1 / 9), pytest.approx(0.17))
+    begun = world.link._replace(loss_ratio=0.0, loss_assumed=0.3)  # too few packets to know
+    assert world.rates.repair(begun, 60) == (pytest.approx(3 / 7), pytest.approx(0.64))
     world.rates.sparing = False
     assert world.rates.repair(world.link, 60) == (ratio, most)
