@@ -8,6 +8,7 @@ FUZZ_ROUNDS ?= 5000
 BUILD_PACKAGES := gcc libc6-dev python3-dev python3-venv libssl-dev ffmpeg
 TEST_PACKAGES := gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad \
 	gstreamer1.0-plugins-ugly gstreamer1.0-libav python3-gst-1.0 iproute2 systemd
+PAGE_PACKAGES := chromium
 PEER_PACKAGES := gcc libc6-dev ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-good srt-tools rist-tools socat \
 	rtpengine-daemon coturn
 LAB_PEER_PACKAGES := srt-tools rist-tools
@@ -29,6 +30,7 @@ demo: build
 	.venv/bin/relay demo $(DEMO)
 
 test: build .venv/test-packages lint
+	@$(MAKE) --no-print-directory .venv/page-packages || true
 	$(PY) -m pytest
 
 # Where it cannot be done (no apt, no right to install, another processor) it says so and passes.
@@ -100,6 +102,11 @@ endef
 
 .venv/test-packages:
 	$(call install_packages,$(TEST_PACKAGES))
+	@mkdir -p .venv && touch $@
+
+# Where they cannot be had (Ubuntu has Chromium as a snap alone), the tests that want them are skipped.
+.venv/page-packages:
+	$(call install_packages,$(PAGE_PACKAGES))
 	@mkdir -p .venv && touch $@
 
 .venv/arm-packages:

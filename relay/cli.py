@@ -1,8 +1,8 @@
 """The `relay` command.
 
 Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration. Errors are lines on stderr that
-say what to do; a traceback only with `--debug`. The node, the bench and the demo are imported
-when they run, so that the other commands stay quick.
+say what to do; a traceback only with `--debug`. What one command alone needs is imported when that runs: the
+others stay quick, and a node small.
 """
 
 import argparse
@@ -25,8 +25,6 @@ from relay.config.files import check_files, load, read_private_key
 from relay.core.keys import private_key_file, public_key_text
 from relay.errors import ConfigError, RelayError, UsageError
 from relay.files import create_file
-from relay.watch import watch
-from relay.web.status_text import render
 
 DRAIN_POLL_SECONDS = 0.5
 DRAIN_GRACE_SECONDS = 5.0  # from the node's own timeout until its process must be gone
@@ -195,6 +193,7 @@ def _status(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(call(args.url, "/v1/status"), indent=2))
     elif args.watch is not None:
+        watch = importlib.import_module("relay.watch").watch
         watch(partial(_status_text, args.url), args.watch, sys.stdout)
     else:
         print(_status_text(args.url), end="")
@@ -204,7 +203,8 @@ def _status(args: argparse.Namespace) -> int:
 def _status_text(url: str) -> str:
     status = call(url, "/v1/status")
     try:
-        return render(status)
+        text: str = importlib.import_module("relay.web.status_text").render(status)
+        return text
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RelayError(f"what answers at {url} is no relay node of this version") from error
 

@@ -42,6 +42,7 @@ from relay.services.handover import (
     Successor,
     command,
 )
+from relay.services.history import History
 from relay.services.machine import Machine, Outside
 from relay.services.names import addresses, interface_index, resolve, routes
 from relay.services.observer import Observer
@@ -54,6 +55,7 @@ from relay.services.uplinks import HOP_PORT
 from relay.services.watchdog import Watchdog
 from relay.systemd import Manager
 from relay.web import ops
+from relay.web.findings import findings
 from relay.wire import sdp
 from relay.wire.health import Digest
 from relay.wire.hop import CIPHER_NAMES
@@ -128,6 +130,7 @@ class Node:
             look=self.observer.ask,
         )
         self.machine = Machine(config, self._outside, static=static, ciphers=self.ciphers)
+        self._history = History(self._outside.look)
 
     async def start(self) -> None:
         """Open everything and begin. Raises OSError with a sentence when a port cannot be had."""
@@ -187,6 +190,7 @@ class Node:
 
     def _on_facts(self, now_ns: int, facts: Digest) -> None:
         self.machine.fleet.observe(now_ns, facts)
+        self._history.observed(now_ns)
         self._poll()
 
     def _on_timer(self) -> None:
@@ -197,7 +201,8 @@ class Node:
         now_ns = time.monotonic_ns()
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_ns = max(self.machine.poll(now_ns), now_ns + TIMER_LEAST_NS)
+        due_ns = min(self.machine.poll(now_ns), self._history.poll(now_ns, self.machine))
+        self._timer_ns = max(due_ns, now_ns + TIMER_LEAST_NS)
         self._timer = self._loop.call_later((self._timer_ns - now_ns) * 1e-9, self._on_timer)
 
     def _watch(self) -> None:
@@ -289,7 +294,7 @@ class Node:
     def _give(self, successor: Successor) -> int:
         """Returns when the other process goes on, after so many ns without a packet thread; until it has been
         told to, everything goes on here. Raises HandoverError, and ValueError for what cannot be given."""
-        decisions = {"machine": self.machine, "ports": self.service.ports}
+        decisions = {"machine": self.machine, "ports": self.service.ports, "history": self._history}
         successor.send_sockets(self.sockets.all)
         successor.send(DECISIONS, carry.save(decisions, vars(self._outside)))
         successor.receive(READY, READY_SECONDS)
@@ -322,7 +327,7 @@ class Node:
             predecessor.hello()
             self.sockets.inherit(predecessor.receive_sockets(READY_SECONDS))
             decisions = carry.load(predecessor.receive(DECISIONS, READY_SECONDS), vars(self._outside))
-            self.machine = decisions["machine"]
+            self.machine, self._history = decisions["machine"], decisions["history"]
             self._ports.take(decisions["ports"])
             predecessor.send(READY)
             packets = carry.load(predecessor.receive(PACKETS, TAKEN_SECONDS), {})
@@ -353,7 +358,7 @@ class Node:
     def status(self) -> dict[str, Any]:
         reasons = self.ready()
         node = self.config.node
-        return {
+        status: dict[str, Any] = {
             "node": {
                 "name": node.name,
                 "region": node.region,
@@ -381,6 +386,10 @@ class Node:
             "reasons": reasons,
             "notes": self.notes(),
         }
+        return {**status, "findings": findings(status)}
+
+    def history(self) -> dict[str, Any]:
+        return self._history.status(time.monotonic_ns())
 
     def streams(self) -> list[dict[str, Any]]:
         return self.machine.stream_statuses()

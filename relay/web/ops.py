@@ -1,4 +1,4 @@
-"""The operations API: health, metrics, status and drain, JSON over HTTP on `[ops] listen`.
+"""The operations API: health, metrics, status and drain, JSON over HTTP on `[ops] listen`; and the page.
 
 Every error is `{"error": SENTENCE}`. Requests are small and so is what is read of them. The API trusts
 whoever reaches its address, but not a web page in that person's browser: what changes something is refused
@@ -6,21 +6,23 @@ to browsers.
 """
 
 import base64
+import ipaddress
 import json
 import logging
 import os
 import re
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Protocol
 
 from relay.config import Address, is_host
 from relay.log import event
 from relay.services.sockets import Sockets
+from relay.web import page
 from relay.web.metrics import CONTENT_TYPE, render
-from relay.web.server import web
+from relay.web.server import Handler, web
 
 MAX_BODY_BYTES = 4096
 RECORDS_MAX = 12
@@ -29,7 +31,6 @@ DRAIN_SECONDS, MAX_DRAIN_SECONDS = 300.0, 86400
 """How long a drain may take where nothing is said, and at most: some edges have nowhere else to go."""
 
 Status = dict[str, Any]
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 logger = logging.getLogger(__name__)
 
 
@@ -53,7 +54,11 @@ class NodeView(Protocol):
         ...
 
     def status(self) -> Status:
-        """Everything: node, streams, hops, peers, engine, board, ready, reasons."""
+        """Everything: node, streams, hops, peers, engine, board, ready, reasons, findings."""
+        ...
+
+    def history(self) -> Status:
+        """The last ten minutes of the node, its streams and its hops, as of `services.history`."""
         ...
 
     def streams(self) -> list[Status]: ...
@@ -78,16 +83,20 @@ class NodeView(Protocol):
         ...
 
 
-def application(view: NodeView) -> web.Application:
-    """The API as an aiohttp application."""
+def application(view: NodeView, *, local: bool) -> web.Application:
+    """The API and the page as an aiohttp application; `local`: on a loopback address."""
     api = _Api(view)
-    app = web.Application(middlewares=[_errors_as_json], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(
+        middlewares=[_errors_as_json, page.guard(local=local)], client_max_size=MAX_BODY_BYTES
+    )
     app.add_routes(
         [
+            *(web.get(path, page.serve) for path in page.FILES),
             web.get("/healthz", api.healthz),
             web.get("/readyz", api.readyz),
             web.get("/metrics", api.metrics),
             web.get("/v1/status", api.status),
+            web.get("/v1/history", api.history),
             web.get("/v1/streams", api.streams),
             web.get(r"/v1/streams/{name:[^/]+}.sdp", api.sdp),
             web.get("/v1/streams/{name}", api.stream),
@@ -108,7 +117,8 @@ async def start(view: NodeView, listen: Address, sockets: Sockets) -> web.AppRun
     except OSError as error:
         why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise OSError(f"cannot listen on {listen}, TCP: {why}; choose another address for [ops]") from error
-    runner = web.AppRunner(application(view), access_log=None, shutdown_timeout=0.5)
+    local = all(ipaddress.ip_address(sock.getsockname()[0]).is_loopback for sock in bound)
+    runner = web.AppRunner(application(view, local=local), access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     for sock in bound:
         await web.SockSite(runner, sock).start()
@@ -137,6 +147,9 @@ class _Api:
     async def status(self, _: web.Request) -> web.Response:
         await self._view.look()
         return _json(self._view.status())
+
+    async def history(self, _: web.Request) -> web.Response:
+        return _json(self._view.history())
 
     async def streams(self, _: web.Request) -> web.Response:
         return _json(self._view.streams())

@@ -7,7 +7,7 @@ process needs a context of its own; aiohttp's default one trusts nobody here.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -26,5 +26,8 @@ def _without_certificates() -> Iterator[None]:
 
 with _without_certificates():
     from aiohttp import web
+    from aiohttp.typedefs import Middleware
 
-__all__ = ["web"]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+__all__ = ["Handler", "Middleware", "web"]

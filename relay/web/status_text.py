@@ -18,7 +18,7 @@ def render(status: Status) -> str:
     state = "draining" if node["draining"] else "ready" if status["ready"] else "not ready"
     up = _duration(node["uptime_seconds"])
     head = [node["name"], node["region"], f"relay {node['version']}", f"up {up}", state]
-    lines = ["  ".join(head), *(f"  {reason}" for reason in (*status["reasons"], *status["notes"]))]
+    lines = ["  ".join(head), *_findings(status["findings"])]
     lines += _fleet(status["fleet"]) if status["fleet"] else []
     lines.append(_admission(status["admission"]))
     streams, hops = status["streams"], status["hops"]
@@ -31,6 +31,12 @@ def render(status: Status) -> str:
     for table in (_health(status["peers"]), _summaries(status["peers"])):
         lines += ["", *table] if table else []
     return "\n".join(_printable(line) for line in lines) + "\n"
+
+
+def _findings(findings: Sequence[Status]) -> list[str]:
+    """What is wrong, as the page says it: viewers notice what has an exclamation mark."""
+    found = [f"  {'!' if of['severity'] == 'bad' else '-'} {of['text']}" for of in findings]
+    return found or ["  all well"]
 
 
 def _admission(admission: Status) -> str:

@@ -26,8 +26,9 @@ from tests.integration.nodes import (
 )
 
 SECONDS = float(os.environ.get("RELAY_REST_SECONDS", "3"))
-KIB_MAX = 49_000
-"""P6 asks for 45 MB, which is 43,945 KiB: missed. Measured: 47,400 to 48,530, 850 of it for psutil."""
+KIB_MAX = 49_250
+"""P6 asks for 45 MB, which is 43,945 KiB: missed. Measured: 48,390 to 49,090, 850 of it for psutil and
+some 150 for the history and the page."""
 CPU_RATIO_MAX = 0.005
 STREAMS = 100
 STREAMS_KIB_MAX = 117_187  # P7: 120 MB
@@ -68,7 +69,7 @@ def test_a_node_whose_peer_is_away_sleeps(tmp_path: Path, stack: ExitStack) -> N
     keygen(key)
     config.write_text(node_toml("region", port + 1, hop))
     [rate] = rest("no session", stack.enter_context(running(config, port + 1)))
-    assert rate <= 2  # the answer to the test's own first request may still be in its timers
+    assert rate <= 3  # a sample for the history is in it, or is not
 
 
 def test_a_pair_of_nodes_at_rest(tmp_path: Path, stack: ExitStack) -> None:

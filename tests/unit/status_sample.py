@@ -283,9 +283,32 @@ _STATUS: dict[str, Any] = {
     "ready": True,
     "reasons": [],
     "notes": [],
+    "findings": [
+        {"severity": "bad", "text": "the node is overloaded (91%) and gives up frames"},
+        {"severity": "warn", "text": "region-tyo is connecting: no session with it"},
+    ],
 }
 
 
 def sample() -> dict[str, Any]:
     """A copy that a test may change."""
     return deepcopy(_STATUS)
+
+
+def history() -> dict[str, Any]:
+    """As `GET /v1/history` gives it, of the sample's stream and hop: ten minutes, the first eight not
+    known."""
+
+    def figure(value: float) -> list[float | None]:
+        return [None] * 96 + [value * (1 + i % 5 / 10) for i in range(24)]
+
+    stream = {"bitrate_bps": 2.5e6, "loss": 0.3, "residual": 0.0, "delay_ms": 50.6, "added_ms": 161}
+    hop = {"loss_send": 0.3, "loss_receive": 0.29, "rtt_ms": 101.25, "sent_bps": 4.4e6, "received_bps": 2e5}
+    node = {"load": 0.6, "headroom": 0.4, "temperature_c": 61.0, "loop_lag_ms": 2.0}
+    return {
+        "step_seconds": 5.0,
+        "age_seconds": 1.5,
+        "node": {name: figure(value) for name, value in node.items()},
+        "streams": [{"name": "studio", **{name: figure(value) for name, value in stream.items()}}],
+        "hops": [{"name": "region-sgp", **{name: figure(value) for name, value in hop.items()}}],
+    }

@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import hashlib
 import json
+import re
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,9 +17,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from relay.config import Address
 from relay.services.sockets import Sockets
 from relay.systemd import Manager
-from relay.web import ops
+from relay.web import ops, page
 from relay.wire.messages import NODE_RECORD_BYTES_MAX
-from tests.unit.status_sample import sample
+from tests.unit.status_sample import history, sample
 
 
 class View:
@@ -29,6 +31,7 @@ class View:
         self.records: list[bytes] = []
         self.looks = 0
         self.content = sample()
+        self.past = history()
 
     async def look(self) -> None:
         self.looks += 1
@@ -45,6 +48,9 @@ class View:
 
     def status(self) -> dict[str, Any]:
         return self.content
+
+    def history(self) -> dict[str, Any]:
+        return self.past
 
     def streams(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.content["streams"]
@@ -76,7 +82,7 @@ def served(test: Callable[[Call, View], Awaitable[None]]) -> None:
 
     async def run() -> None:
         view = View()
-        async with TestClient(TestServer(ops.application(view))) as client:
+        async with TestClient(TestServer(ops.application(view, local=True))) as client:
 
             async def call(method: str, path: str, **more: Any) -> tuple[int, str, Any]:
                 async with client.request(method, path, **more) as answer:
@@ -108,6 +114,7 @@ def test_what_can_be_read() -> None:
         whole = sample()
         for path, content in {
             "/v1/status": whole,
+            "/v1/history": history(),
             "/v1/streams": whole["streams"],
             "/v1/streams/studio": whole["streams"][0],
             "/v1/hops": whole["hops"],
@@ -143,7 +150,7 @@ def test_sdp() -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "sentence"),
     [
-        ("GET", "/", 404, "nothing is at /"),
+        ("GET", "/page/", 404, "nothing is at /page/"),
         ("GET", "/v1/streams/none", 404, "GET /v1/streams lists them"),
         ("GET", "/v1/streams/a/b", 404, "nothing is at"),
         ("GET", "/v1/drain", 405, "does not take GET"),
@@ -251,6 +258,67 @@ def test_a_fault_of_the_node_is_an_answer_and_a_line_in_the_log(caplog: pytest.L
     assert [record.getMessage() for record in caplog.records if record.exc_info] == [
         "request to /v1/hops failed"
     ]
+
+
+def test_names_that_lead_to_loopback_from_elsewhere_are_refused() -> None:
+    async def test(call: Call, view: View) -> None:
+        for path in ("/", "/v1/status", "/healthz"):
+            status, _, answer = await call("GET", path, headers={"Host": "evil.example:7480"})
+            assert status == 421 and "ask for localhost" in answer["error"]
+        assert (await call("POST", "/v1/drain", headers={"Host": "evil.example"}))[0] == 421
+        assert view.drained == [] and view.looks == 0
+
+    served(test)
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        *((host, True) for host in ("127.0.0.1", "127.0.0.1:7480", "[::1]:7480", "[::1]", "192.0.2.1:80")),
+        *((host, True) for host in ("localhost", "LOCALHOST:7480", "localhost.", "node.localhost:7480")),
+        *(
+            (host, False)
+            for host in ("evil.example", "localhost.evil.example", "notlocalhost", "", "[", "::1x")
+        ),
+    ],
+)
+def test_local_names(host: str, local: bool) -> None:
+    assert page.is_local_name(host) is local
+
+
+def test_on_another_address_names_are_legitimate() -> None:
+    async def test() -> None:
+        headers = {"Host": "edge.example:7480"}
+        client = TestClient(TestServer(ops.application(View(), local=False)))
+        async with client, client.get("/v1/hops", headers=headers) as answer:
+            assert answer.status == 200
+            assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+    asyncio.run(test())
+
+
+def test_the_page_and_all_that_it_names_are_served_and_nothing_else_of_the_folder() -> None:
+    async def test() -> None:
+        async with TestClient(TestServer(ops.application(View(), local=True))) as client:
+            texts = {}
+            for path, (_, kind) in page.FILES.items():
+                async with client.get(path) as answer:
+                    assert (answer.status, answer.content_type) == (200, kind)
+                    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+                    texts[path] = await answer.text()
+            named = re.findall(r'(?:src|href)="(page/[^"]+)"', texts["/"])
+            assert {f"/{name}" for name in named} | {"/", "/page/charts.js"} == page.FILES.keys()
+            async with client.get("/page/uPlot.txt") as answer:
+                assert answer.status == 404
+
+    asyncio.run(test())
+
+
+def test_the_chart_library_is_what_was_published() -> None:
+    sums = re.findall(r"^([0-9a-f]{64})  (\S+)$", (page.PLACE / "uPlot.txt").read_text(), re.MULTILINE)
+    assert {name for _, name in sums} == {"uPlot.iife.min.js", "uPlot.min.css", "uPlot.LICENSE"}
+    for digest, name in sums:
+        assert hashlib.sha256((page.PLACE / name).read_bytes()).hexdigest() == digest
 
 
 def new_sockets() -> Sockets:

@@ -11,6 +11,8 @@ from tests.unit.status_sample import sample
 def test_the_sample() -> None:
     assert render(sample()) == (
         "edge-sgp-1  ap-southeast  relay 0.1.0  up 2 h 13 min  ready\n"
+        "  ! the node is overloaded (91%) and gives up frames\n"
+        "  - region-tyo is connecting: no session with it\n"
         "  fleet: record until 2027-01-30T00:00:00Z, 63 d 0 h; 1 of 256 members; 1 revoked\n"
         "  load 91.0% (packet thread 90.0%, reserved 1.0%); sheds frames, 2 sent away; "
         "refused: 3 load, 1 draining\n"
@@ -64,11 +66,11 @@ def test_the_sample() -> None:
 def test_a_node_that_has_nothing_yet() -> None:
     status = sample()
     status |= {"streams": [], "hops": [], "peers": [], "fleet": None, "directory": []}
-    status |= {"ready": False, "reasons": ["no stream is configured"]}
+    status |= {"ready": False, "findings": []}
     status["node"]["uptime_seconds"] = 3.2
     status["admission"] |= {"shedding": "none", "refused": {}}
     assert render(status) == (
-        "edge-sgp-1  ap-southeast  relay 0.1.0  up 3 s  not ready\n  no stream is configured\n"
+        "edge-sgp-1  ap-southeast  relay 0.1.0  up 3 s  not ready\n  all well\n"
         "  load 91.0% (packet thread 90.0%, reserved 1.0%)\n\nno streams\n"
     )
 
@@ -97,13 +99,6 @@ def test_many_streams_elsewhere_are_counted() -> None:
     assert "\ns19               -\nand 3 more        -\n" in text
 
 
-def test_what_should_be_seen_to_is_said_first() -> None:
-    status = sample()
-    status |= {"reasons": ["no peer is connected"], "notes": ["the record of this node ends"]}
-    lines = render(status).splitlines()
-    assert lines[1:3] == ["  no peer is connected", "  the record of this node ends"]
-
-
 @pytest.mark.parametrize(
     ("record", "said"),
     [
@@ -116,7 +111,7 @@ def test_a_record_that_is_no_use(record: dict[str, Any] | None, said: str) -> No
     status = sample()
     status["fleet"]["record"] = record and {**status["fleet"]["record"], **record}
     status["fleet"]["revocations"] = None
-    assert render(status).splitlines()[1] == f"  fleet: {said}; 1 of 256 members; 0 revoked"
+    assert render(status).splitlines()[3] == f"  fleet: {said}; 1 of 256 members; 0 revoked"
 
 
 def test_draining_shows_before_readiness() -> None:

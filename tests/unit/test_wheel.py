@@ -1,4 +1,4 @@
-"""What a wheel carries besides the compiled modules: stubs and declarations, but no C."""
+"""What a wheel carries besides the compiled modules: stubs and declarations, but no C; and the page."""
 
 import subprocess
 import sys
@@ -15,3 +15,5 @@ def test_wheel_content(tmp_path: Path) -> None:
     declared = {path.name for pattern in ("*.pxd", "*.pyi") for path in (ROOT / "relay_ext").glob(pattern)}
     assert carried == declared | {"py.typed", "__init__.py"}
     assert (tmp_path / "relay" / "py.typed").exists()
+    pages = {path.name for path in (ROOT / "relay" / "web" / "pages").iterdir()}
+    assert {path.name for path in (tmp_path / "relay" / "web" / "pages").iterdir()} == pages
