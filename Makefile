@@ -31,6 +31,7 @@ demo: build
 
 test: build .venv/test-packages lint
 	@$(MAKE) --no-print-directory .venv/page-packages || true
+	@$(MAKE) --no-print-directory .venv/bin/promtool || echo "promtool could not be had: alarms are not tried"
 	$(PY) -m pytest
 
 # Where it cannot be done (no apt, no right to install, another processor) it says so and passes.
@@ -108,6 +109,12 @@ endef
 .venv/page-packages:
 	$(call install_packages,$(PAGE_PACKAGES))
 	@mkdir -p .venv && touch $@
+
+# Of Debian's package of Prometheus this alone, since to install that would start a server.
+.venv/bin/promtool: .venv/bin/pip
+	@cd .venv && apt-get download -qq prometheus 2>/dev/null && \
+		dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --touch -C bin --strip-components=3 ./usr/bin/promtool
+	@rm -f .venv/prometheus_*.deb
 
 .venv/arm-packages:
 	$(call install_packages,$(ARM_PACKAGES))
