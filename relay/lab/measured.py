@@ -129,6 +129,8 @@ class Quiet:
     resting_ms: float
     """The least cost of all others."""
     held: Source
+    load_ms: float
+    """Of that, the part which does not count against rivals (core/routing)."""
     rivals: list[Source]
     """What the stream could go over instead."""
     reference_ms: float | None
@@ -141,7 +143,7 @@ class Quiet:
         kept = min(p.low for p in self.kept), min(p.high for p in self.kept), max(p.high for p in self.kept)
         others_ms = min([self.resting_ms, *(p.low for p in self.others)])
         rivals_ms = min((p.low for p in self.rivals), default=FAR_MS)
-        if not self._moves(kept, others_ms, rivals_ms, self.held.high):
+        if not self._moves(kept, others_ms, rivals_ms, self.held.high - self.load_ms):
             return then_s
         second = now_s + 1
         while second < then_s:
@@ -149,9 +151,8 @@ class Quiet:
             others_ms = min([self.resting_ms, *(p.at(second).cost_ms for p in self.others)])
             rivals_ms = min((p.at(second).cost_ms for p in self.rivals), default=FAR_MS)
             best_ms = min(costs)
-            if self._moves(
-                (best_ms, best_ms, max(costs)), others_ms, rivals_ms, self.held.at(second).cost_ms
-            ):
+            held_ms = self.held.at(second).cost_ms - self.load_ms
+            if self._moves((best_ms, best_ms, max(costs)), others_ms, rivals_ms, held_ms):
                 return second
             second += WINDOW_S - second % WINDOW_S
         return then_s

@@ -295,9 +295,8 @@ class Edge:
         held = seen.get(self.held or "")
         stirs = held is None or not held.usable
         if held is not None and not stirs:
-            stirs = any(
-                c.usable and c.settled and clearly_better(c.cost_ms, held.cost_ms) for c in seen.values()
-            )
+            held_ms = held.cost_ms - held.terms_ms["load"]  # as the router compares
+            stirs = any(c.usable and c.settled and clearly_better(c.cost_ms, held_ms) for c in seen.values())
         if stirs or self._stirred or not self._thrifty:
             self._replay(now_s)
             self._choose(now_s, [pool.at(now_s) for pool in shown.values()])
@@ -389,7 +388,8 @@ class Edge:
         then_s = min([self._end_s, now_s // STEP_S * STEP_S + STEP_S, *self._flap_s[flap : flap + 1]])
         settled: dict[str, Pool] = {}
         for name, session in self.sessions.items():
-            if session.dead_s is not None or session.settled_s - session.opened_s > GIVE_UP_NS // SECOND:
+            waits = now_s < session.settled_s and session.settled_s - session.opened_s > GIVE_UP_NS // SECOND
+            if session.dead_s is not None or waits:
                 return now_s + 1
             if now_s >= session.settled_s:
                 settled[name] = self._pool(session)
@@ -409,9 +409,10 @@ class Edge:
             elif known.candidate is not None:
                 resting_ms = min(resting_ms, known.candidate.cost_ms)
         held = settled.pop(self.held)
-        self._bar_ms = max(held.high, *(source.high for source in kept))
+        load_ms = held.samples[0].terms_ms["load"]
+        self._bar_ms = max(held.high - load_ms, *(source.high for source in kept))
         reference_ms = self._nearest.reference_ms
-        quiet = Quiet(kept, others, resting_ms, held, list(settled.values()), reference_ms)
+        quiet = Quiet(kept, others, resting_ms, held, load_ms, list(settled.values()), reference_ms)
         return max(quiet.until(now_s, then_s), now_s + 1)
 
     # ---- regions that are only measured ------------------------------------------------------
