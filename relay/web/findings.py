@@ -13,6 +13,8 @@ LOSS_HIGH = 0.1
 """Of a link: repair copes, but takes its share of the line."""
 RESIDUAL_HIGH = 1e-3
 """After repair: a viewer sees one packet in a thousand."""
+FINDINGS_MAX = 20
+"""Of a region that many edges have left, say: more would be no glance."""
 CONGESTED = {
     "limited": ("warn", "carries less than it is given: frames are dropped, or the encoder is to send less"),
     "stopped": ("bad", "lets nothing through"),
@@ -25,6 +27,8 @@ def findings(status: Status) -> list[dict[str, str]]:
     streams, hops, peers = _streams(status["streams"]), _hops(status["hops"]), _peers(status["peers"])
     found = [*_node(status), *streams, *hops, *peers, *_notes(status)]
     ordered = sorted(dict.fromkeys(found), key=lambda finding: finding[0])  # "bad" comes before "warn"
+    if (more := len(ordered) - FINDINGS_MAX) > 0:
+        ordered = [*ordered[:FINDINGS_MAX], ("warn", f"and {more} more")]
     return [{"severity": severity, "text": text} for severity, text in ordered]
 
 

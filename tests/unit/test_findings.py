@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from relay.web.findings import CONGESTED, findings
+from relay.web.findings import CONGESTED, FINDINGS_MAX, findings
 from tests.unit.status_sample import sample
 
 
@@ -76,6 +76,14 @@ def test_each_thing_that_can_be_wrong(change: Any, severity: str, text: str) -> 
     status = well()
     change(status)
     assert said(status) == [(severity, text)]
+
+
+def test_many_are_counted() -> None:
+    status = well()
+    status["hops"] += [{**sample()["hops"][1], "peer": f"edge-{i}"} for i in range(FINDINGS_MAX + 3)]
+    status["reasons"] = ["no peer is connected"]
+    found = said(status)
+    assert found[0][0] == "bad" and found[FINDINGS_MAX:] == [("warn", "and 4 more")]
 
 
 def test_what_ends_media_comes_first_and_nothing_comes_twice() -> None:

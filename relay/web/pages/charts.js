@@ -1,6 +1,6 @@
 // Charts of the last ten minutes, by uPlot: one for each kind of figure, redrawn when a sample has come.
 
-const HEIGHT = 120;
+const HEIGHT = 126;
 const charts = new Map();  // by place and title
 
 const percent = (v) => v === null ? "–" : v === 0 ? "0 %" : `${(v * 100).toPrecision(v < 0.0995 ? 2 : 3)} %`;
@@ -90,7 +90,7 @@ function options(kind, width, says) {
     scales: { y: { range: (_, low, high) => [Math.min(low ?? 0, 0), Math.max(high ?? 0, kind.least) * 1.05] } },
     series: [{}, ...series],
     axes: [
-      { ...axis, size: 24, space: 70, values: (_, ticks) => ticks.map((t) => new Date(t * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })) },
+      { ...axis, size: 30, gap: 9, space: 70, values: (_, ticks) => ticks.map((t) => new Date(t * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })) },
       { ...axis, size: 56, space: 34, values: (_, ticks) => ticks.map(short(kind.say)) },
     ],
     hooks: { setCursor: [(plot) => {

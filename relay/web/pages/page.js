@@ -166,10 +166,9 @@ function fleet({ peers }) {
   const rows = peers.map((peer) => {
     const health = peer.health ?? {};
     const alarms = peer.alarms.map((alarm) => el("span", { class: "alarm" }, alarm));
-    const unknown = peer.self || known(peer.age_seconds) ? "" : "unknown";
     return [peer.name, `${peer.region}, ${peer.role}`, peer.self ? "this node" : peer.connected ? "connected" : "not connected", number(health.streams),
       permille(health.headroom_permille), celsius(health.temperature_c), permille(health.memory_available_permille), health.version ?? "–",
-      alarms.length ? el("div", null, ...alarms) : unknown || "well"];
+      alarms.length ? el("div", null, ...alarms) : peer.health ? "well" : "unknown"];
   });
   fill($("peers"), el("div", { class: "card" }, table(null, ["Node", "Region", "Session", "Streams", "Headroom", "Temperature", "Memory free", "Version", "Health"], rows)));
 }
@@ -223,10 +222,10 @@ async function turn() {
     answered = new Date();
     document.body.classList.remove("stale");
   } catch {
-    const since = answered ? `, what is below is of ${answered.toLocaleTimeString()}` : "";
+    const since = answered ? `; what is below is of ${answered.toLocaleTimeString()}` : "";
     document.body.classList.add("stale");
     document.title = "No answer from the node";
-    verdict("bad", `The node does not answer${since}; trying again`, []);
+    verdict("bad", `The node does not answer${since}. Asking again…`, []);
   }
 }
 
