@@ -44,7 +44,7 @@ CHANGES_MAX = 1.0
 CURVE_POINTS = 200
 ASK_S = 60
 """Between two questions for regions (services/regions)."""
-EDGE_HOUR_S = 0.06
+EDGE_HOUR_S = 0.045
 """Of one core of a virtual machine; with it, a day's run says how long it will take."""
 
 
