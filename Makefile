@@ -14,7 +14,7 @@ PEER_PACKAGES := gcc libc6-dev ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-go
 LAB_PEER_PACKAGES := srt-tools rist-tools
 ROUNDS ?= 5
 SECONDS ?= 60
-STUBS := $(addprefix relay_ext.,clock control crypto delay handover shards engine load seal rtp payload rlc rlc_encoder gf256 timer \
+STUBS := $(addprefix relay_ext.,clock control crypto delay handover shards engine load alarms seal rtp payload rlc rlc_encoder gf256 timer \
 	transit pacer)
 ASAN_TESTS := $(addsuffix .py,$(addprefix tests/unit/test_,plane plane_commands plane_paths handover ingest shards relay subscribe delay playout path streams rlc gf256 seal rtp_ext \
 	payload payload_formats feedback timer transit pacer)) tests/fuzz $(addsuffix .py,$(addprefix tests/integration/test_,engine bench threads))
@@ -68,7 +68,7 @@ bench-peers: build
 # What docs/loss.md, docs/congestion.md and docs/fleet.md show, at full size; each table says how long it will take.
 # LAB='--packets 24000 --seeds 2 --only W1 W6', LAB_REAL='--seconds 10 --only W1' and LAB_FLEET='--edges 100 --hours 2' choose.
 lab: build
-	@status=0; for table in "real $(LAB_REAL)" "capacity --real --seeds 2" capacity "grid $(LAB)" "fleet $(LAB_FLEET)"; do \
+	@status=0; for table in "real $(LAB_REAL)" "capacity --real --seeds 2" capacity failover "grid $(LAB)" "fleet $(LAB_FLEET)"; do \
 		$(PY) -m relay.lab.$$table --check || status=1; done; exit $$status
 
 # LAB_PEERS='--only rist --link 30' chooses; see `python -m tests.benchmarks.rivals --help`.

@@ -392,7 +392,7 @@ class Node:
         return self._history.status(time.monotonic_ns())
 
     def streams(self) -> list[dict[str, Any]]:
-        return self.machine.stream_statuses()
+        return self.machine.stream_statuses(time.monotonic_ns())
 
     def stream(self, name: str) -> dict[str, Any] | None:
         return next((s for s in self.streams() if s["name"] == name), None)

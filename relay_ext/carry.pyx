@@ -6,11 +6,14 @@ Times stay what they are: the monotonic clock is the machine's. Fields that lie 
 that is added to a struct is carried with its neighbours, if it is no pointer.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc
 
 from relay_ext.archive cimport carry, carry_between, carry_number, carry_slab, carry_timer
 from relay_ext.pacer cimport PACER_QUEUE, PACER_TRACKS, paced, paced_queue, pacer
 from relay_ext.path cimport MAX_RTT, PATH_HISTORY, path, sent_datagram
 from relay_ext.peer cimport HOP_PATHS, HOP_SPAN, HOP_WINDOW, hop
+from relay_ext.playout cimport track
+from relay_ext.replay cimport REPLAY_CAPACITY, kept, replay, replay_at
 from relay_ext.ring cimport RING_CAPACITY, SLOT_DONE, SLOT_EMPTY, ring, slot
 from relay_ext.rlc cimport rlc_decoder, rlc_row
 from relay_ext.rlc_encoder cimport rlc_encoder, rlc_symbol
@@ -23,6 +26,7 @@ from relay_ext.slab cimport SLAB_DATA
 cdef void carry_track(archive *a, plane_track *k) noexcept nogil:
     carry_between(a, &k.t.id, &k.t.ring)
     carry_ring(a, &k.t.ring)
+    carry_replay(a, &k.t)
     carry_timer(a, k.t.wheel, &k.t.timer)
     carry_between(a, &k.t.clock, &k.t + 1)
     carry(a, &k.source, sizeof(k.source))
@@ -47,6 +51,31 @@ cdef void carry_ring(archive *a, ring *r) noexcept nogil:
             s.state = SLOT_EMPTY
             s.body = NULL
             r.held = 0
+
+
+cdef void carry_replay(archive *a, track *t) noexcept nogil:
+    cdef uint32_t i, count = 0 if t.replay == NULL else t.replay.next - t.replay.first
+    cdef kept *k
+    if not carry_number(a, t.replay != NULL, 1):
+        return
+    if a.reading:
+        t.replay = <replay *>calloc(1, sizeof(replay))
+    if t.replay == NULL:
+        a.failed = True
+        return
+    t.replay.pool = t.pool
+    carry(a, &t.replay.holders, sizeof(t.replay.holders))
+    count = carry_number(a, count, REPLAY_CAPACITY)
+    for i in range(count):
+        k = replay_at(t.replay, t.replay.first + i)
+        carry(a, &k.header, sizeof(k.header))
+        carry_slab(a, t.pool, &k.body)
+        carry_between(a, &k.at, k + 1)
+        if k.body == NULL or k.off + <uint32_t>k.header.length > SLAB_DATA:
+            a.failed = True
+            return
+        if a.reading:
+            t.replay.next = i + 1
 
 
 cdef void carry_egress(archive *a, egress *e) noexcept nogil:

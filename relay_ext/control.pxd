@@ -5,8 +5,6 @@ from relay_ext.base cimport command
 from relay_ext.mailbox cimport SHARD_BITS, TARGETS
 from relay_ext.plane cimport plane
 
-cdef void *allocate(size_t n) except NULL  # zeroed
-
 cdef inline uint32_t place(uint32_t id) noexcept:
     return (id >> SHARD_BITS) & (TARGETS - 1)
 
@@ -27,6 +25,7 @@ cdef class Plane:
     cdef dict hops
     cdef dict keys            # local index -> address
     cdef dict feeds           # (track id, hop id) -> address
+    cdef dict standbys        # track id -> (address, first hop, second hop)
     cdef dict far_routes      # (hop id, track id of another shard) -> address of what stands for the track
     cdef dict track_of        # egress id -> track id
     cdef dict ports           # port -> track id, of PORT_RTP and PORT_RTCP

@@ -25,6 +25,8 @@ EVENT_KEY_WANTED: Final[int]
 """`a`: hop, `b`: stream alias << 8 | track alias; frames that others need were dropped before that hop."""
 EVENT_KEY_ASKED: Final[int]
 """`a`: track; a receiver of one of its egresses asks for a key frame. At most one each 100 ms and egress."""
+EVENT_SILENT: Final[int]
+"""`a`: hop, `b`: milliseconds; nothing has come for so long from a peer that is watched."""
 PORT_HOP: Final[int]
 PORT_RTP: Final[int]
 """RTP, and RTCP multiplexed with it (RFC 5761)."""
@@ -271,6 +273,23 @@ class Plane:
         Raises ValueError when it is sent there already.
         """
     def remove_feed(self, track: int, hop_id: int) -> None: ...
+    def hold_feed(self, track: int, hop_id: int) -> None:
+        """Send no more of it to the peer until it asks, or `release_feed`; keep the last half second."""
+    def release_feed(self, track: int, hop_id: int) -> None:
+        """Send the peer what comes from now on."""
+    def add_standby(
+        self, track: int, first: int, second: int, stream_alias: int, track_alias: int, epoch: int
+    ) -> None:
+        """The track, which comes from one peer, is asked of a second one under these aliases as soon as the
+        first, which must be watched, is silent. All of one shard. Raises ValueError where there is one."""
+    def remove_standby(self, track: int) -> None:
+        """Nothing, if the track has none."""
+    def has_standby(self, track: int) -> bool: ...
+    def ask_standby(self, track: int) -> None:
+        """Take the track from its second peer, too, from now on."""
+    def watch_hop(self, hop_id: int, watched: bool) -> None:
+        """Tell of it (EVENT_SILENT) when nothing comes from the peer any more, and have it send something all
+        the time."""
     def add_route(self, hop_id: int, stream_alias: int, track_alias: int, epoch: int, track: int) -> None:
         """What the peer sends under these aliases is that track, which may be one of another shard."""
     def remove_route(self, hop_id: int, track: int) -> None:

@@ -7,12 +7,13 @@ commands go through a bounded queue; without one they take effect at once, and `
 same machine from Python.
 """
 from libc.stdint cimport INT64_MAX, uint8_t, uint16_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport free
 from libc.string cimport memcpy
 from posix.unistd cimport write
 
 from relay_ext.address cimport format_address, parse_address
 from relay_ext.base cimport addr, spsc_commit, spsc_peek, spsc_reserve, tx_clear, tx_packet
+from relay_ext.commands cimport allocate, make_outgoing, plane_apply
 from relay_ext.egress cimport EGRESS_CNAME, egress
 from relay_ext.feed cimport feed
 from relay_ext.hop cimport hop_destroy, hop_init
@@ -22,24 +23,27 @@ from relay_ext.mailbox cimport SHARDS, TARGETS
 from relay_ext.path cimport DATAGRAM_MAX, DATAGRAM_MIN, path_setting, session_keys
 from relay_ext.peer cimport HOP_DELAYS, HOP_PATHS, hop, hop_params
 from relay_ext.plane cimport (
-    OP_CONTROL, OP_COOKIE_SECRET, OP_EGRESS_ADD, OP_EGRESS_REMOVE, OP_FEED_ADD, OP_FEED_REMOVE, OP_FEEDBACK,
-    OP_HOP_ADD, OP_HOP_ORDERS, OP_HOP_PARAMS, OP_HOP_REMOVE, OP_KEYS_ADD, OP_KEYS_DROP, OP_KEYS_USE, OP_PATH, OP_PORT,
-    OP_PING, OP_ROUTE_ADD, OP_ROUTE_REMOVE, OP_SEND, OP_TRACK_ADD, OP_TRACK_HOLD, OP_TRACK_REMOVE,
-    OP_TRACK_RESTART, PLANE_PORTS, outgoing, plane_free, plane_new, plane_apply, plane_poll, plane_receive,
-    plane_track)
+    OP_CONTROL, OP_COOKIE_SECRET, OP_EGRESS_ADD, OP_EGRESS_REMOVE, OP_FEED_ADD, OP_FEED_HOLD, OP_FEED_RELEASE,
+    OP_FEED_REMOVE, OP_FEEDBACK, OP_HOP_ADD, OP_HOP_ORDERS, OP_HOP_PARAMS, OP_HOP_REMOVE, OP_HOP_WATCH, OP_KEYS_ADD,
+    OP_KEYS_DROP, OP_KEYS_USE, OP_PATH, OP_PING, OP_PORT, OP_ROUTE_ADD, OP_ROUTE_REMOVE, OP_SEND, OP_STANDBY_ADD,
+    OP_STANDBY_ASK, OP_STANDBY_REMOVE, OP_TRACK_ADD, OP_TRACK_HOLD, OP_TRACK_REMOVE,
+    OP_TRACK_RESTART, PLANE_PORTS, outgoing, plane_free, plane_new, plane_poll, plane_receive,
+    plane_track, plane_wake)
 from relay_ext.delay cimport DELAY_BUCKETS
 from relay_ext.playout cimport track_init
+from relay_ext.replay cimport replay
 from relay_ext.rtp cimport rtp_rewrite_init, rtp_unwrap_init
 from relay_ext.seal cimport SEAL_KEY, replay_init, seal_key_free, seal_key_new
 from relay_ext.sessions cimport SESSION_SLOTS
 from relay_ext.slab cimport SLAB_DATA
+from relay_ext.standby cimport standby
 from relay_ext.state cimport events_of, hop_state, link_state, plane_state, track_state
 from relay_ext.state import Event, Link, PathState
 
 from relay_ext.plane cimport (
     EVENT_ADDRESS as _ADDRESS, EVENT_CONFIRMED as _CONFIRMED, EVENT_CONTROL as _CONTROL,
     EVENT_HANDSHAKE as _HANDSHAKE, EVENT_KEY_ASKED as _KEY_ASKED, EVENT_KEY_WANTED as _KEY_WANTED,
-    EVENT_SOURCE as _SOURCE, PORT_CLOSED as _CLOSED, PORT_EGRESS as _EGRESS,
+    EVENT_SILENT as _SILENT, EVENT_SOURCE as _SOURCE, PORT_CLOSED as _CLOSED, PORT_EGRESS as _EGRESS,
     PORT_HOP as _HOP, PORT_RTCP as _RTCP, PORT_RTP as _RTP)
 
 EVENT_HANDSHAKE = _HANDSHAKE
@@ -49,6 +53,7 @@ EVENT_ADDRESS = _ADDRESS
 EVENT_SOURCE = _SOURCE
 EVENT_KEY_WANTED = _KEY_WANTED
 EVENT_KEY_ASKED = _KEY_ASKED
+EVENT_SILENT = _SILENT
 PORT_HOP = _HOP
 PORT_RTP = _RTP
 PORT_RTCP = _RTCP
@@ -59,13 +64,6 @@ DEFAULT_SLABS = 32768  # 64 MB of address space, resident only as far as it has 
 
 class PlaneBusy(RuntimeError):
     """The command queue is full: the engine has not run for a while."""
-
-
-cdef void *allocate(size_t n) except NULL:
-    cdef void *p = calloc(1, n)
-    if p == NULL:
-        raise MemoryError
-    return p
 
 
 cdef class Plane:
@@ -94,6 +92,7 @@ cdef class Plane:
         self.hops = {}
         self.keys = {}
         self.feeds = {}
+        self.standbys = {}
         self.track_of = {}
         self.ports = {}
 
@@ -218,6 +217,7 @@ cdef class Plane:
             self.remove_feed(feed_track, feed_hop)
         for address in self.hops.values():
             self.send_command(OP_ROUTE_REMOVE, pointer(address), k)
+        self.remove_standby(track)
         del self.tracks[track]
         self.places.remove(place(track))
         self.send_command(OP_TRACK_REMOVE, k, NULL)
@@ -293,6 +293,8 @@ cdef class Plane:
             if (<session_keys *>pointer(address)).owner == h:
                 self.drop_keys(index)
         self.forget(hop_id)
+        for standby_track in [t for t, s in self.standbys.items() if hop_id in s[1:]]:
+            self.remove_standby(standby_track)
         for route in [r for r in self.far_routes if r[0] == hop_id]:
             self.remove_route(*route)
         del self.hops[hop_id]
@@ -404,7 +406,8 @@ cdef class Plane:
         f.to = <hop *>to
         f.far = hop_id
         f.stream = stream_alias
-        f.track = track_alias
+        f.track = &(<plane_track *>k).t
+        f.alias = track_alias
         f.epoch = epoch
         f.age_max = <uint16_t>min(age_max_us // 100, <uint64_t>INNER_AGE_MAX)
         self.feeds[track, hop_id] = <uintptr_t>f
@@ -413,6 +416,50 @@ cdef class Plane:
     def remove_feed(self, uint32_t track, uint32_t hop_id):
         cdef void *f = pointer(self.feeds.pop((track, hop_id)))
         self.send_command(OP_FEED_REMOVE, pointer(self.tracks[track]), f)
+
+    def hold_feed(self, uint32_t track, uint32_t hop_id):
+        """Send no more of the track to the peer until it asks or `release_feed`, but keep the last half second of it."""
+        cdef void *f = pointer(self.feeds[track, hop_id])
+        self.send_command(OP_FEED_HOLD, f, allocate(sizeof(replay)))
+
+    def release_feed(self, uint32_t track, uint32_t hop_id):
+        """Send the peer what comes from now on."""
+        self.send_command(OP_FEED_RELEASE, pointer(self.feeds[track, hop_id]), NULL)
+
+    def add_standby(self, uint32_t track, uint32_t first, uint32_t second, uint16_t stream_alias, uint8_t track_alias,
+                    uint8_t epoch):
+        """The track, which comes from one peer, is taken from the second one under these aliases as soon as the first,
+        which must be watched, is silent."""
+        if track in self.standbys:
+            raise ValueError("the track has a standby already")
+        cdef void *k = pointer(self.tracks[track])
+        cdef void *h = pointer(self.hops[first])
+        cdef void *g = pointer(self.hops[second])
+        cdef standby *s = <standby *>allocate(sizeof(standby))
+        s.first = <hop *>h
+        s.second = <hop *>g
+        s.track = &(<plane_track *>k).t
+        s.stream = stream_alias
+        s.alias = track_alias
+        s.epoch = epoch
+        self.standbys[track] = (<uintptr_t>s, first, second)
+        self.send_command(OP_STANDBY_ADD, NULL, s)
+
+    def remove_standby(self, uint32_t track):
+        """Nothing, if the track has none."""
+        if track in self.standbys:
+            self.send_command(OP_STANDBY_REMOVE, NULL, pointer(self.standbys.pop(track)[0]))
+
+    def has_standby(self, uint32_t track):
+        return track in self.standbys
+
+    def ask_standby(self, uint32_t track):
+        """Take the track from its second peer, too, from now on."""
+        self.send_command(OP_STANDBY_ASK, NULL, pointer(self.standbys[track][0]))
+
+    def watch_hop(self, uint32_t hop_id, bint watched):
+        """Tell of it when nothing comes from the peer any more, and have it send something all the time."""
+        self.send_command(OP_HOP_WATCH, pointer(self.hops[hop_id]), NULL, watched)
 
     def add_route(self, uint32_t hop_id, uint16_t stream_alias, uint8_t track_alias, uint8_t epoch, uint32_t track):
         """What the peer sends under these aliases is that track."""
@@ -517,6 +564,7 @@ cdef class Plane:
         cdef bytes data
         self.check_driven()
         self.now = now_ns
+        plane_wake(self.p, now_ns)
         for port, address, data in datagrams:
             parse_address(address, &source)
             plane_receive(self.p, now_ns, port, &source, data, len(data))
@@ -529,6 +577,7 @@ cdef class Plane:
         cdef int64_t deadline
         self.check_driven()
         self.now = now_ns
+        plane_wake(self.p, now_ns)
         deadline = plane_poll(self.p, now_ns)
         self.take_tx(out)
         return out, None if deadline == INT64_MAX else deadline
@@ -547,19 +596,3 @@ cdef class Plane:
                         t.head[:t.head_len] + t.body.data[t.off:t.off + t.len]))
         tx_clear(&self.p.tx, self.p.pool)
         return 0
-
-
-cdef outgoing *make_outgoing(tuple address, bytes data) except NULL:
-    if len(data) > SLAB_DATA:
-        raise ValueError(f"a datagram has {SLAB_DATA} bytes at most")
-    cdef outgoing *o = <outgoing *>allocate(sizeof(outgoing))
-    if address is not None:
-        try:
-            parse_address(address, &o.to)
-        except BaseException:
-            free(o)
-            raise
-        o.has_address = True
-    o.len = len(data)
-    memcpy(o.data, <const uint8_t *>data, o.len)
-    return o

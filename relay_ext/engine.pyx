@@ -19,14 +19,15 @@ import time
 from contextlib import suppress
 
 from libc.errno cimport EINTR, ENOSYS, errno
-from libc.stdint cimport INT64_MAX, int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint16_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from relay_ext.base cimport TX_CAPACITY, command, spsc_consume, spsc_peek
+from relay_ext.commands cimport plane_apply
 from relay_ext.control cimport Plane
 from relay_ext.mailbox cimport mail_announce
-from relay_ext.plane cimport plane, plane_apply, plane_poll
+from relay_ext.plane cimport plane, plane_poll, plane_wake
 from relay_ext.system cimport (
     CLOCK_MONOTONIC, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN,
     PR_SET_TIMERSLACK, SIG_BLOCK, atomic_int, atomic_load, atomic_store, close, epoll_create1, epoll_ctl,
@@ -205,7 +206,9 @@ cdef void run(engine *e) noexcept nogil:
             e.error = errno
             return
         e.io.counters[WAKEUPS] += 1
-        heed_python(e, monotonic_ns())
+        now = monotonic_ns()
+        plane_wake(e.p, now)
+        heed_python(e, now)
         before = e.io.counters[RX_DATAGRAMS]
         receive_ready(e, events, n)
         e.taken = e.io.counters[RX_DATAGRAMS] != before

@@ -1,37 +1,110 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
 # No array is indexed here.
 """The peers that a track is sent to: the same payload for each, behind an inner header of its own."""
-from relay_ext.inner cimport INNER_FIRST, INNER_LAST, INNER_MAX_HOPS, INNER_RTCP, INNER_START, inner_age
+from libc.stdlib cimport free
+
+from relay_ext.inner cimport INNER_FIRST, INNER_LAST, INNER_MAX_HOPS, INNER_RTCP, INNER_START, inner_age, serial_diff
 from relay_ext.mailbox cimport mail_post
 from relay_ext.playout cimport track_insert, track_sender_report
+from relay_ext.replay cimport kept, replay_at, replay_free, replay_keep
 from relay_ext.ring cimport RING_LATE, RING_PART, RING_RESET, RING_STORED, ring_find, slot
 from relay_ext.rtp cimport rtcp_build_sr
 from relay_ext.sender cimport hop_send
 from relay_ext.slab cimport slab_get, slab_unref
 
 
+cdef void feed_add(feed **feeds, feed *f) noexcept nogil:
+    f.next = feeds[0]
+    feeds[0] = f
+    if f.to != NULL:
+        f.next_here = <feed *>f.to.feeds
+        f.to.feeds = f
+
+
+cdef void feed_remove(feed **feeds, feed *f) noexcept nogil:
+    cdef feed **at = feeds
+    while at[0] != f:
+        at = &at[0].next
+    at[0] = f.next
+    if f.to != NULL:
+        at = <feed **>&f.to.feeds
+        while at[0] != f:
+            at = &at[0].next_here
+        at[0] = f.next_here
+    if f.held:
+        let_go(f.track)
+    free(f)
+
+
+cdef inline void let_go(track *t) noexcept nogil:
+    """Packets are kept as long as there is somebody for whom."""
+    t.replay.holders -= 1
+    if t.replay.holders == 0:
+        replay_free(t.replay)
+        t.replay = NULL
+
+
+cdef void feed_hold(feed *f, replay *spare) noexcept nogil:
+    if f.track.replay == NULL:
+        f.track.replay = spare
+        spare.pool = f.track.pool
+    else:
+        free(spare)
+    f.track.replay.holders += not f.held
+    f.held = True
+    f.started = False
+
+
+cdef void feed_release(feed *f, mailroom *mail, int64_t now, const uint32_t *since) noexcept nogil:
+    cdef replay *r = f.track.replay
+    cdef kept *k
+    cdef inner h
+    cdef uint32_t i
+    if not f.held:
+        return
+    f.held = False
+    i = r.next if since == NULL else r.first
+    while i != r.next:
+        k = replay_at(r, i)
+        i += 1
+        if serial_diff(k.header.seq, since[0]) >= 0:
+            h = k.header
+            h.age = inner_age(h.age, now - k.at)
+            send(f, mail, f.track, now, &h, k.body, k.off)
+    let_go(f.track)
+
+
+cdef inline bint send(feed *f, mailroom *mail, track *t, int64_t now, const inner *header, slab *body,
+                      uint16_t off) noexcept nogil:
+    """True for the first packet that the peer is sent."""
+    cdef inner h = header[0]
+    cdef bint first = not f.started and not header.flags & INNER_RTCP
+    if header.age > f.age_max:
+        t.stats.expired += 1
+        return False
+    h.stream = f.stream
+    h.track = f.alias
+    h.epoch = f.epoch
+    h.flags &= ~<uint8_t>(INNER_FIRST | INNER_LAST)
+    if first:
+        f.started = True
+        if t.ring.started:  # else what comes from a peer may be overtaken by the track's first packet
+            h.flags |= INNER_START
+    if f.to != NULL:
+        hop_send(f.to, now, &h, body, off)
+    else:
+        mail_post(mail, now, f.far, &h, body.data + off)
+    return first
+
+
 cdef bint feeds_send(feed *f, mailroom *mail, track *t, int64_t now, const inner *header, slab *body,
                      uint16_t off) noexcept nogil:
-    cdef inner h = header[0]
-    cdef uint8_t flags = header.flags & ~<uint8_t>(INNER_FIRST | INNER_LAST)
     cdef bint started = False
+    if t.replay != NULL and not header.flags & INNER_RTCP:
+        replay_keep(t.replay, now, header, body, off)
     while f != NULL:
-        if header.age > f.age_max:
-            t.stats.expired += 1
-            f = f.next
-            continue
-        h.stream = f.stream
-        h.track = f.track
-        h.epoch = f.epoch
-        h.flags = flags
-        if not f.started and not flags & INNER_RTCP:
-            f.started = started = True
-            if t.ring.started:  # else what comes from a peer may be overtaken by the track's first packet
-                h.flags |= INNER_START
-        if f.to != NULL:
-            hop_send(f.to, now, &h, body, off)
-        else:
-            mail_post(mail, now, f.far, &h, body.data + off)
+        if not f.held:
+            started |= send(f, mail, t, now, header, body, off)
         f = f.next
     return started
 

@@ -11,18 +11,21 @@ from libc.string cimport memset
 
 from relay_ext.archive cimport archive, carry, carry_number, carry_pool
 from relay_ext.carry cimport carry_egress, carry_feed, carry_hop, carry_keys, carry_track
-from relay_ext.control cimport Plane, allocate, place, pointer
+from relay_ext.commands cimport allocate
+from relay_ext.control cimport Plane, place, pointer
 from relay_ext.egress cimport egress, egress_table_add
-from relay_ext.feed cimport feed
+from relay_ext.feed cimport feed, feed_add
 from relay_ext.hop cimport hop_init
 from relay_ext.mailbox cimport SHARDS, mail_target, target
 from relay_ext.path cimport session_keys
 from relay_ext.peer cimport HOP_PATHS, hop
-from relay_ext.plane cimport PLANE_PORTS, PORT_CLOSED, PORT_EGRESS, TIMER_HOP, TIMER_PACER, TIMER_TRACK, plane, plane_track
+from relay_ext.plane cimport PLANE_PORTS, PORT_CLOSED, PORT_EGRESS, TIMER_HOP, TIMER_PACER, TIMER_TRACK, TIMER_WATCH, plane, plane_track
 from relay_ext.playout cimport track_init
 from relay_ext.route cimport ROUTE_SLOTS, route, route_add
 from relay_ext.seal cimport seal_key_free
 from relay_ext.sessions cimport session_find
+from relay_ext.standby cimport standby
+from relay_ext.timer cimport timer_schedule
 
 FORMAT = 1  # raised with every change of what is carried: tests/unit/test_handover.py says when
 
@@ -97,6 +100,7 @@ cdef int carry_plane(Plane of, archive *a) except -1:
     for egress_id in carry_ids(a, of.egresses):
         carry_way_out(of, a, egress_id)
     carry_feeds(of, a)
+    carry_standbys(of, a)
     return carry_ports(of, a)
 
 
@@ -120,7 +124,8 @@ cdef hop *new_hop(Plane of, uint32_t id) except NULL:
     of.places.add(place(id))
     h.timer.kind = TIMER_HOP
     h.pace_timer.kind = TIMER_PACER
-    h.timer.owner = h.pace_timer.owner = h
+    h.watch_timer.kind = TIMER_WATCH
+    h.timer.owner = h.pace_timer.owner = h.watch_timer.owner = h
     mail_target(&of.p.mail, id)[0] = target(id, h, NULL)
     return h
 
@@ -213,9 +218,36 @@ cdef int carry_feeds(Plane of, archive *a) except -1:
         check(a)
         if a.reading:
             k = <plane_track *>pointer(of.tracks[track])
+            f.track = &k.t
             f.to = <hop *>pointer(of.hops[hop_id])
-            f.next = k.feeds
-            k.feeds = f
+            feed_add(&k.feeds, f)
+            if f.held and k.t.replay == NULL:
+                raise ValueError("the state is of another format")
+    return 0
+
+
+cdef int carry_standbys(Plane of, archive *a) except -1:
+    cdef standby *s
+    cdef list numbers
+    for track in carry_ids(a, of.standbys):
+        if not a.reading:
+            s = <standby *>pointer(of.standbys[track][0])
+            carry_ids(a, (s.first.id, s.second.id, s.stream, s.alias, s.epoch))
+            continue
+        numbers = carry_ids(a, ())
+        check(a)
+        of.add_standby(track, *numbers)
+    for hop_id in of.hops if a.reading else ():
+        take_up_watch(of.p, <hop *>pointer(of.hops[hop_id]))
+    return check(a)
+
+
+cdef int take_up_watch(plane *p, hop *h) except -1:
+    """Of a peer that the process before has watched."""
+    if h.silence.watched:
+        h.next_watched = p.watched
+        p.watched = h
+        timer_schedule(h.wheel, &h.watch_timer, h.silence.last + h.silence.limit)
     return 0
 
 

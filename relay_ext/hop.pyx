@@ -23,6 +23,7 @@ from relay_ext.report cimport receive_report, send_reports
 from relay_ext.rlc cimport rlc_decoder_deficit, rlc_decoder_free, rlc_decoder_new, rlc_decoder_reset
 from relay_ext.rlc_encoder cimport rlc_encoder_free, rlc_encoder_new, rlc_encoder_release
 from relay_ext.seal cimport SEAL_HEADER, SEAL_TAG, replay_check, replay_commit, seal_open
+from relay_ext.silence cimport beat_interval, silence_heard
 from relay_ext.slab cimport SLAB_DATA, slab, slab_get, slab_unref
 from relay_ext.timer cimport timer_cancel, timer_schedule
 from relay_ext.uplink cimport uplink_choose
@@ -52,6 +53,7 @@ cdef bint hop_init(hop *h, slab_pool *pool, timer_wheel *wheel, tx_queue *tx, ui
 cdef void hop_destroy(hop *h) noexcept nogil:
     timer_cancel(h.wheel, &h.timer)
     timer_cancel(h.wheel, &h.pace_timer)
+    timer_cancel(h.wheel, &h.watch_timer)
     pacer_clear(&h.pacer, h.pool)
     drop_delivered(h)
     if h.control != NULL:
@@ -142,6 +144,7 @@ cdef int hop_receive(hop *h, session_keys *k, int64_t now, const uint8_t *data, 
     if not k.confirmed:
         confirm(h, k)
     path_received(p, now, counter, n)
+    silence_heard(&h.silence, now, h.media_at)
     s.len = <uint16_t>status
     status = HOP_OK
     if data[0] == TYPE_SOURCE:
@@ -179,6 +182,7 @@ cdef void hop_timer(hop *h, int64_t now) noexcept nogil:
     # For a budget after the last packet: any of these reports tells of a lost tail, or of our new address.
     cdef bint sending = h.source_at and now - h.source_at < h.params.send_budget
     cdef bint pausing = h.media_at and now - h.media_at < keep
+    cdef bint beating = now < h.beats_until
     cdef int64_t interval = IDLE_INTERVAL, telling = SENDER_INTERVAL
     if h.params.pace > 0.0:
         telling = max(telling, <int64_t>(REPORT_BYTES / REPORT_SHARE / h.params.pace * 1e9))
@@ -190,11 +194,15 @@ cdef void hop_timer(hop *h, int64_t now) noexcept nogil:
         interval = SENDER_INTERVAL
     elif sending:
         interval = min(telling, IDLE_INTERVAL)
+    if beating:
+        interval = min(interval, max(beat_interval(now - h.source_at, h.beats_fast), telling - SENDER_INTERVAL))
     uplink_choose(h)
     if now - h.report_at >= interval:
         send_reports(h, now)
         h.report_at = now
-    if receiving or pausing:
+    if beating:
+        timer_schedule(h.wheel, &h.timer, now + min(interval, REPORT_INTERVAL))
+    elif receiving or pausing:
         timer_schedule(h.wheel, &h.timer, now + REPORT_INTERVAL)
     elif sending:
         timer_schedule(h.wheel, &h.timer, now + min(telling, IDLE_INTERVAL))

@@ -9,6 +9,7 @@ from relay_ext.reorder cimport reordering
 from relay_ext.rlc cimport rlc_decoder
 from relay_ext.rlc_encoder cimport rlc_encoder
 from relay_ext.route cimport route_table
+from relay_ext.silence cimport silence
 from relay_ext.slab cimport slab, slab_pool
 from relay_ext.timer cimport timer_armed, timer_node, timer_schedule, timer_wheel
 
@@ -118,6 +119,8 @@ ctypedef struct hop:
     double credit             # proactive repairs owed
     double allowance          # repair bytes that max_overhead still allows
     int64_t source_at         # ns, last source packet that was sent, or waits to be
+    int64_t beats_until       # ns, until when the peer is to hear something of us all the time
+    bint beats_fast           # it loses many in a row
     pacer pacer
     timer_node pace_timer
     # receiving
@@ -127,7 +130,12 @@ ctypedef struct hop:
     reordering reorder
     int64_t media_at          # ns, last source or repair received
     int64_t report_at         # ns, our last report
+    silence silence
     route_table routes
+    timer_node watch_timer
+    hop *next_watched
+    void *standbys            # standby *: tracks that come from here, and can come from another peer
+    void *feeds               # feed *: tracks of this shard that are sent to it
     hop_delivered delivered[1024]
     uint32_t delivered_count
     slab *control             # of the last HOP_CONTROL: data[0:len] is the frame, padding included

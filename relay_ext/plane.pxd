@@ -1,7 +1,7 @@
 # The packet plane as one machine without a socket: datagrams and commands in, datagrams and events out.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from relay_ext.base cimport addr, command, spsc_queue, tx_queue
+from relay_ext.base cimport addr, spsc_queue, tx_queue
 from relay_ext.egress cimport egress_table
 from relay_ext.feed cimport feed
 from relay_ext.ingest cimport ingest
@@ -10,7 +10,8 @@ from relay_ext.peer cimport hop
 from relay_ext.playout cimport track
 from relay_ext.seal cimport gate
 from relay_ext.sessions cimport session_table
-from relay_ext.slab cimport slab_pool
+from relay_ext.slab cimport slab, slab_pool
+from relay_ext.standby cimport takeover_stats
 from relay_ext.timer cimport timer_wheel
 
 cdef enum:
@@ -20,6 +21,7 @@ cdef enum:                    # whose timer it is
     TIMER_TRACK = 1
     TIMER_HOP = 2
     TIMER_PACER = 3
+    TIMER_WATCH = 4
 
 cdef enum:                    # what a port is for
     PORT_CLOSED = 0
@@ -36,6 +38,7 @@ cdef enum:                    # kinds of event
     EVENT_SOURCE = 5          # a: track, b: SSRC; an ingest port follows another source
     EVENT_KEY_WANTED = 6      # a: hop, b: stream alias << 8 | track alias; frames that others need were dropped there
     EVENT_KEY_ASKED = 7       # a: track; a receiver of an egress asks for a key frame
+    EVENT_SILENT = 8          # a: hop, b: ms that nothing has come from it; it is watched
 
 cdef enum:                    # commands
     OP_PORT = 1
@@ -49,19 +52,25 @@ cdef enum:                    # commands
     OP_HOP_REMOVE = 9
     OP_HOP_PARAMS = 10
     OP_HOP_ORDERS = 11
-    OP_PATH = 12
-    OP_KEYS_ADD = 13
-    OP_KEYS_USE = 14
-    OP_KEYS_DROP = 15
-    OP_FEED_ADD = 16
-    OP_FEED_REMOVE = 17
-    OP_ROUTE_ADD = 18
-    OP_ROUTE_REMOVE = 19
-    OP_SEND = 20
-    OP_CONTROL = 21
-    OP_COOKIE_SECRET = 22
-    OP_FEEDBACK = 23
-    OP_PING = 24
+    OP_HOP_WATCH = 12
+    OP_PATH = 13
+    OP_KEYS_ADD = 14
+    OP_KEYS_USE = 15
+    OP_KEYS_DROP = 16
+    OP_FEED_ADD = 17
+    OP_FEED_REMOVE = 18
+    OP_FEED_HOLD = 19
+    OP_FEED_RELEASE = 20
+    OP_STANDBY_ADD = 21
+    OP_STANDBY_REMOVE = 22
+    OP_STANDBY_ASK = 23
+    OP_ROUTE_ADD = 24
+    OP_ROUTE_REMOVE = 25
+    OP_SEND = 26
+    OP_CONTROL = 27
+    OP_COOKIE_SECRET = 28
+    OP_FEEDBACK = 29
+    OP_PING = 30
 
 
 ctypedef struct plane_track:
@@ -127,12 +136,16 @@ ctypedef struct plane:
     session_table sessions
     egress_table egresses
     uint32_t pong             # number of the last ping that was answered
+    hop *watched
+    int64_t due               # ns, when it wanted to be polled
     plane_stats stats
+    takeover_stats takeovers
 
+cdef void plane_wake(plane *p, int64_t now) noexcept nogil     # the first of a turn
 cdef void plane_receive(plane *p, int64_t now, uint16_t port, const addr *source,
                         const uint8_t *data, size_t n) noexcept nogil
 cdef int64_t plane_poll(plane *p, int64_t now) noexcept nogil  # runs what is due; the next deadline
-cdef void plane_apply(plane *p, int64_t now, command *c) noexcept nogil
+cdef void plane_send(plane *p, uint16_t port, const addr *to, slab *body) noexcept nogil  # as it is
 
 cdef plane *plane_new(uint32_t slabs, const uint8_t *public_key, int64_t now) noexcept nogil  # NULL: no memory
 cdef void plane_free(plane *p) noexcept nogil

@@ -9,33 +9,29 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from relay_ext.base cimport (
-    EVENT_DATA, addr_equal, addr_same_host, event, spsc_commit, spsc_destroy, spsc_init, spsc_reserve, tx_clear,
+    EVENT_DATA, addr_equal, addr_same_host, command, event, spsc_commit, spsc_destroy, spsc_init, spsc_reserve, tx_clear,
     tx_packet, tx_push)
-from relay_ext.egress cimport egress, egress_find, egress_table_add, egress_table_remove
-from relay_ext.hop cimport hop_destroy, hop_receive, hop_send_control, hop_timer
-from relay_ext.ingest cimport ingest, ingest_feedback, ingest_flags
+from relay_ext.egress cimport egress, egress_find
+from relay_ext.hop cimport hop_receive, hop_timer
+from relay_ext.ingest cimport ingest, ingest_flags
 from relay_ext.inner cimport (
     INNER_FIRST, INNER_LAST, INNER_RTCP, INNER_SIZE, INNER_START, INNER_TIME_NS, be32, inner, put16, serial_diff)
-from relay_ext.feed cimport feed, feeds_insert, feeds_send
-from relay_ext.mailbox cimport mail_post, mail_take, mail_target, target
-from relay_ext.path cimport path, path_elsewhere, path_set, path_setting, session_keys
+from relay_ext.feed cimport feeds_insert, feeds_send
+from relay_ext.mailbox cimport mail_post, mail_take
+from relay_ext.path cimport path, path_elsewhere, session_keys
 from relay_ext.peer cimport (
-    HOP_CONTROL, HOP_DELAYS, HOP_OK, TYPE_CONTROL, TYPE_COOKIE, TYPE_INITIATION, TYPE_SOURCE,
-    hop_delivered, hop_params)
-from relay_ext.playout cimport (
-    track_destroy, track_insert, track_observe, track_release, track_restart, track_sender_report)
-from relay_ext.route cimport route_add, route_remove
+    HOP_CONTROL, HOP_DELAYS, HOP_OK, TYPE_CONTROL, TYPE_COOKIE, TYPE_INITIATION, TYPE_SOURCE, hop_delivered)
+from relay_ext.playout cimport track_insert, track_observe, track_release, track_sender_report
 from relay_ext.rtp cimport (
     RTCP_ASKS_MAX, RTCP_OK, RTCP_SR_MAX, RTP_OK, RTP_UNWRAP_HELD, rtcp_build_sr, rtcp_is, rtcp_key_asks, rtcp_parse,
     rtcp_sr, rtp_header, rtp_parse, rtp_unwrap_apply)
 from relay_ext.seal cimport (
-    GATE_BAD_MAC1, GATE_COOKIE, GATE_PASS, GATE_REPLY, GATE_SHORT, gate_check, gate_free, gate_new, gate_set_secret,
-    seal_key_free)
-from relay_ext.sender cimport hop_pace, hop_set_params
-from relay_ext.sessions cimport session_find, session_remove
+    GATE_BAD_MAC1, GATE_COOKIE, GATE_PASS, GATE_REPLY, GATE_SHORT, gate_check, gate_free, gate_new)
+from relay_ext.sender cimport hop_pace
+from relay_ext.sessions cimport session_find
 from relay_ext.slab cimport SLAB_DATA, slab, slab_get, slab_pool_free, slab_pool_new, slab_unref
+from relay_ext.standby cimport FRAME_TAKE_OVER, standby_asked, standby_watch
 from relay_ext.timer cimport timer_expire, timer_next, timer_node, timer_schedule, timer_wheel_init
-from relay_ext.uplink cimport uplink_choose
 
 cdef enum:
     COMMANDS = 1024           # waiting for the packet plane, at most
@@ -48,6 +44,7 @@ cdef enum:
 
 cdef int64_t LATCH_SILENCE = 2000000000    # ns; after it an ingest port takes another source
 cdef int64_t NOTICE_INTERVAL = 20000000   # ns between two notices of an address on one path
+cdef int64_t AWAY = 20000000               # ns beyond its time, after which a turn finds that this node was away
 cdef int64_t ASK_INTERVAL = 100000000     # ns between two notices of what an egress's receiver asks for
 
 
@@ -313,7 +310,7 @@ cdef void receive_handshake(plane *p, int64_t now, uint16_t port, const addr *so
     verdict = gate_check(p.gate, now, address, data, n, reply.data, &reply_len)
     if verdict == GATE_COOKIE:
         reply.len = <uint16_t>reply_len
-        send_plain(p, port, source, reply)
+        plane_send(p, port, source, reply)
         p.stats.cookies_sent += 1
     slab_unref(p.pool, reply)
     if verdict == GATE_PASS:
@@ -336,7 +333,7 @@ cdef inline void queue_handshake(plane *p, spsc_queue *q, uint64_t *dropped, int
         spsc_commit(q)
 
 
-cdef inline void send_plain(plane *p, uint16_t port, const addr *to, slab *body) noexcept nogil:
+cdef void plane_send(plane *p, uint16_t port, const addr *to, slab *body) noexcept nogil:
     cdef tx_packet *packet = tx_push(&p.tx, body, 0, body.len)
     if packet != NULL:
         packet.port = port
@@ -376,7 +373,9 @@ cdef void receive_sealed(plane *p, int64_t now, const addr *source, const uint8_
             notify(p, now, EVENT_ADDRESS, h.id, k.path, source, n)  # challenges may spend its bytes
         elif status == HOP_OK:  # reports those of the others; control frames pay for what answers them
             path_elsewhere(way, source, n)
-    if status == HOP_CONTROL:
+    if status == HOP_CONTROL and h.control.data[0] == FRAME_TAKE_OVER:
+        standby_asked(h, &p.mail, &p.takeovers, now)
+    elif status == HOP_CONTROL:
         e = new_event(p, &p.queues.control, &p.stats.control_dropped, now, EVENT_CONTROL, h.id, k.local_index, source,
                       n)
         if e != NULL:
@@ -394,6 +393,7 @@ cdef inline void take_delivered(plane *p, int64_t now, hop *h) noexcept nogil:
         d = &h.delivered[i]
         t = &(<plane_track *>d.track).t
         t.rtt = h.rtt_longest
+        t.by = h.id
         if (<plane_track *>d.track).far:
             post_delivered(p, now, h, d)
         elif feeds_insert((<plane_track *>d.track).feeds, &p.mail, t, now, now, &d.header, d.symbol, INNER_SIZE):
@@ -433,6 +433,23 @@ cdef inline void pace(plane *p, int64_t now, hop *h) noexcept nogil:
         notify(p, now, EVENT_KEY_WANTED, h.id, h.pacer.wanted[i], &h.paths[h.active].to, 0)
 
 
+cdef inline void watch(plane *p, int64_t now, hop *h) noexcept nogil:
+    cdef int64_t last = h.silence.last
+    if standby_watch(h, &p.takeovers, now):
+        notify(p, now, EVENT_SILENT, h.id, <uint32_t>((now - last) // 1000000), &h.paths[h.active].to, 0)
+
+
+cdef void plane_wake(plane *p, int64_t now) noexcept nogil:
+    """What a node did not hear while it was stopped, or had no processor, is nobody's silence: what has come meanwhile
+    is read first."""
+    cdef hop *h = p.watched
+    if now - p.due <= AWAY:
+        return
+    while h != NULL:
+        h.silence.last = now
+        h = h.next_watched
+
+
 cdef int64_t plane_poll(plane *p, int64_t now) noexcept nogil:
     cdef bint more = mail_take(&p.mail, p.pool, &p.tx, now, p, insert_mail)
     cdef timer_node *node = timer_expire(&p.wheel, now)
@@ -441,140 +458,10 @@ cdef int64_t plane_poll(plane *p, int64_t now) noexcept nogil:
             track_release(<track *>node.owner, now)
         elif node.kind == TIMER_HOP:
             hop_timer(<hop *>node.owner, now)
+        elif node.kind == TIMER_WATCH:
+            watch(p, now, <hop *>node.owner)
         else:
             pace(p, now, <hop *>node.owner)
         node = timer_expire(&p.wheel, now)
-    return now if more else timer_next(&p.wheel, now)
-
-
-# ---- commands --------------------------------------------------------------------------------
-
-cdef void plane_apply(plane *p, int64_t now, command *c) noexcept nogil:
-    if c.op <= OP_EGRESS_REMOVE:
-        apply_track(p, c)
-    elif c.op <= OP_KEYS_DROP:
-        apply_hop(p, now, c)
-    else:
-        apply_link(p, now, c)
-
-
-cdef inline void apply_track(plane *p, command *c) noexcept nogil:
-    cdef plane_track *k = <plane_track *>c.target
-    cdef egress *e = <egress *>c.ptr
-    cdef egress **at
-    if c.op == OP_PORT:
-        p.ports[c.a].kind = <uint8_t>c.b
-        p.ports[c.a].track = k
-        if c.b == PORT_RTP:
-            k.source.rtp_port = <uint16_t>c.a
-        elif c.b == PORT_RTCP:
-            k.source.rtcp_port = <uint16_t>c.a
-            k.source.has_rtcp_port = True
-    elif c.op == OP_TRACK_ADD:
-        k.t.timer.kind = TIMER_TRACK
-        k.t.timer.owner = &k.t
-        mail_target(&p.mail, k.t.id)[0] = target(k.t.id, NULL, k)
-    elif c.op == OP_TRACK_REMOVE:
-        if not k.far:
-            mail_target(&p.mail, k.t.id).id = 0
-            track_destroy(&k.t)
-        free(k)
-    elif c.op == OP_TRACK_RESTART:
-        track_restart(&k.t)
-    elif c.op == OP_TRACK_HOLD:
-        k.t.hold = <int64_t>c.a * 1000
-        k.t.rtt_before = <int64_t>c.b * 1000
-    elif c.op == OP_EGRESS_ADD:
-        e.next = k.t.egresses
-        k.t.egresses = e
-        egress_table_add(&p.egresses, e)
-    else:
-        at = &k.t.egresses
-        while at[0] != e:
-            at = &at[0].next
-        at[0] = e.next
-        egress_table_remove(&p.egresses, e)
-        free(e)
-
-
-cdef inline void apply_hop(plane *p, int64_t now, command *c) noexcept nogil:
-    cdef hop *h = <hop *>c.target
-    cdef session_keys *k = <session_keys *>c.ptr
-    if c.op == OP_HOP_ADD:
-        h.timer.kind = TIMER_HOP
-        h.timer.owner = h
-        h.pace_timer.kind = TIMER_PACER
-        h.pace_timer.owner = h
-        mail_target(&p.mail, h.id)[0] = target(h.id, h, NULL)
-        hop_timer(h, now)
-    elif c.op == OP_HOP_REMOVE:
-        mail_target(&p.mail, h.id).id = 0
-        hop_destroy(h)
-        free(h)
-    elif c.op == OP_HOP_PARAMS:
-        hop_set_params(h, now, <hop_params *>c.ptr)
-        free(c.ptr)
-    elif c.op == OP_HOP_ORDERS:
-        memcpy(h.source_order, &c.a, 4)
-        memcpy(h.repair_order, &c.b, 4)
-        uplink_choose(h)
-    elif c.op == OP_PATH:
-        path_set(&h.paths[c.a], <path_setting *>c.ptr)
-        free(c.ptr)
-    elif c.op == OP_KEYS_ADD:
-        session_find(&p.sessions, k.local_index)[0] = k
-    elif c.op == OP_KEYS_USE:
-        h.paths[k.path].keys = k
-        hop_timer(h, now)
-    else:
-        drop_keys(p, h, k)
-        uplink_choose(h)
-
-
-cdef inline void drop_keys(plane *p, hop *h, session_keys *k) noexcept nogil:
-    session_remove(&p.sessions, k)
-    if h.paths[k.path].keys == k:
-        h.paths[k.path].keys = NULL
-    seal_key_free(k.send)
-    seal_key_free(k.receive)
-    free(k)
-
-
-cdef inline void apply_link(plane *p, int64_t now, command *c) noexcept nogil:
-    cdef plane_track *k = <plane_track *>c.target
-    cdef feed *f = <feed *>c.ptr
-    cdef feed **at
-    cdef outgoing *o = <outgoing *>c.ptr
-    cdef slab *s
-    if c.op == OP_FEED_ADD:
-        f.next = k.feeds
-        k.feeds = f
-    elif c.op == OP_FEED_REMOVE:
-        at = &k.feeds
-        while at[0] != f:
-            at = &at[0].next
-        at[0] = f.next
-        free(f)
-    elif c.op == OP_ROUTE_ADD:
-        route_add(&(<hop *>c.target).routes, <uint16_t>c.a, <uint8_t>c.b, <uint8_t>c.c, c.ptr)
-    elif c.op == OP_ROUTE_REMOVE:
-        route_remove(&(<hop *>c.target).routes, c.ptr)
-    elif c.op == OP_SEND:
-        s = slab_get(p.pool)
-        if s != NULL:
-            s.len = o.len
-            memcpy(s.data, o.data, o.len)
-            send_plain(p, o.port, &o.to, s)
-            slab_unref(p.pool, s)
-        free(o)
-    elif c.op == OP_CONTROL:
-        hop_send_control(<hop *>c.target, now, <uint8_t>o.port, &o.to if o.has_address else NULL, o.data, o.len,
-                         o.pad_to)
-        free(o)
-    elif c.op == OP_FEEDBACK:
-        ingest_feedback(&k.source, &p.tx, p.pool, <int>c.a, <uint64_t>c.b << 32 | c.c)
-    elif c.op == OP_PING:
-        p.pong = c.a
-    else:
-        gate_set_secret(p.gate, <const uint8_t *>c.ptr)
-        free(c.ptr)
+    p.due = now if more else timer_next(&p.wheel, now)
+    return p.due

@@ -5,6 +5,7 @@ from relay_ext.base cimport tx_queue
 from relay_ext.delay cimport delay_floor, delay_histogram, delay_line
 from relay_ext.egress cimport egress, origin_clock
 from relay_ext.inner cimport inner
+from relay_ext.replay cimport replay
 from relay_ext.ring cimport ring
 from relay_ext.slab cimport slab, slab_pool
 from relay_ext.timer cimport timer_node, timer_wheel
@@ -31,7 +32,9 @@ ctypedef struct track:
     int64_t hold              # ns; longest that a missing packet is waited for, beyond the least transit time
     int64_t rtt               # ns, of the hop that the track comes by; 0: not known
     int64_t rtt_before        # ns, the longest of the hops before that one
+    uint32_t by               # the hop that last brought a packet of it; 0: none
     ring ring
+    replay *replay            # of a track that is kept ready for peers, else NULL
     timer_node timer
     timer_wheel *wheel
     tx_queue *tx

@@ -15,6 +15,7 @@ from relay_ext.delay cimport (
     delay_floor_add, delay_floor_get, delay_histogram_add, delay_line_add, delay_quantile, delay_samples)
 from relay_ext.egress cimport egress_send
 from relay_ext.inner cimport INNER_FRAME_START, INNER_KEY, INNER_TIME_NS, serial_diff
+from relay_ext.replay cimport replay_clear, replay_free
 from relay_ext.ring cimport (
     RING_CAPACITY, RING_DUPLICATE, RING_LATE, RING_NO_MEMORY, RING_PART, RING_RESET, ring_destroy, ring_init,
     ring_insert, ring_next_held, ring_release, ring_reset, ring_skip, slot)
@@ -41,6 +42,7 @@ cdef bint track_init(track *t, slab_pool *pool, timer_wheel *wheel, tx_queue *tx
 
 cdef void track_destroy(track *t) noexcept nogil:
     timer_cancel(t.wheel, &t.timer)
+    replay_free(t.replay)
     ring_destroy(&t.ring)
 
 
@@ -48,6 +50,8 @@ cdef void track_restart(track *t) noexcept nogil:
     cdef egress *e = t.egresses
     timer_cancel(t.wheel, &t.timer)
     ring_reset(&t.ring)
+    if t.replay != NULL:
+        replay_clear(t.replay)
     memset(&t.floor, 0, sizeof(t.floor))
     memset(&t.line, 0, sizeof(t.line))
     memset(&t.delays, 0, sizeof(t.delays))

@@ -8,18 +8,27 @@ from relay_ext.datagram cimport begin_datagram, end_datagram
 from relay_ext.inner cimport be16, be32, put16, put32, serial_diff
 from relay_ext.path cimport (
     MAX_RTT, PATH_ARRIVALS, path_report, path_take_report, path_write_arrivals, path_write_report)
-from relay_ext.peer cimport HOP_PATHS, HOP_SPAN, TYPE_REPORT
+from relay_ext.peer cimport HOP_PATHS, HOP_SPAN, TYPE_REPORT, wake_within
 from relay_ext.receiver cimport learn_tail
 from relay_ext.reorder cimport reorder_share
 from relay_ext.repair cimport repair_reactively
 from relay_ext.rlc cimport rlc_decoder_deficit, rlc_decoder_is_missing
 from relay_ext.seal cimport SEAL_HEADER
+from relay_ext.silence cimport BEAT_FAST
 from relay_ext.uplink cimport uplink_choose, uplink_is_up, uplink_told
 
 cdef enum:
     REPORT_FIXED = 40
     REPORT_OTHER = 12         # bytes that tell of another path
     REPORT_BITS = 1024        # ESIs that a report's bitmap covers, at most
+
+cdef enum:                    # bits of a report's second byte
+    REPORT_HEARD = 1          # what it says of the path is valid
+    REPORT_DECODES = 2        # so is what it says of symbols
+    REPORT_BEATS = 4          # the sender is to be heard all the time, media or not
+    REPORT_FAST = 8           # more often than usual
+
+cdef int64_t BEATS_FOR = 2000000000  # ns; eight reports of an idle hop, of which one gets through
 
 
 cdef inline uint32_t oldest_missing(hop *h) noexcept nogil:
@@ -70,12 +79,14 @@ cdef void send_report(hop *h, path *p, int64_t now) noexcept nogil:
     out = d.data + SEAL_HEADER
     memset(out, 0, REPORT_FIXED + REPORT_BITS // 8)
     out[0] = p.id
-    out[1] = p.rx_started
+    out[1] = (REPORT_HEARD if p.rx_started else 0) | (REPORT_BEATS if h.silence.watched else 0)
+    if now < h.silence.fast_until:
+        out[1] |= REPORT_FAST
     put16(out + 2, min(asked_for(h, now), 0xffff))
     path_write_report(p, now, out + 4)
     put32(out + 24, h.encoder.next)
     if h.decoder.started:
-        out[1] |= 2
+        out[1] |= REPORT_DECODES
         oldest = oldest_missing(h)
         span = serial_diff(h.decoder.highest, oldest) + 1
         bits = <uint16_t>min(max(span, 0), REPORT_BITS)
@@ -108,7 +119,7 @@ cdef void receive_report(hop *h, path *p, int64_t now, uint64_t counter, slab *s
         return
     bits = be16(b + 36)
     bitmap = (bits + 7) >> 3
-    r.valid = b[1] & 1
+    r.valid = b[1] & REPORT_HEARD
     r.time_us = be32(b + 4)
     r.delay_us = be32(b + 8)
     r.highest = be32(b + 12)
@@ -130,9 +141,17 @@ cdef void receive_report(hop *h, path *p, int64_t now, uint64_t counter, slab *s
         return  # one that was written later has come on a faster path
     h.view_at = now
     h.view_us = r.time_us
+    heed_beats(h, now, b[1])
     flying = heed_paths(h, p, now, &r, others, b[39])
-    if b[1] & 2:
+    if b[1] & REPORT_DECODES:
         repair_reactively(h, now, flying, be16(b + 2), be32(b + 28), b + REPORT_FIXED, bits)
+
+
+cdef inline void heed_beats(hop *h, int64_t now, uint8_t flags) noexcept nogil:
+    h.beats_until = now + BEATS_FOR if flags & REPORT_BEATS else 0
+    h.beats_fast = flags & REPORT_FAST != 0
+    if h.beats_until:
+        wake_within(h, now, BEAT_FAST)
 
 
 cdef inline uint32_t heed_paths(hop *h, path *p, int64_t now, const path_report *r, const uint8_t *others,

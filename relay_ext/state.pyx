@@ -90,7 +90,7 @@ cdef int drain(spsc_queue *q, list out) except -1:
 
 
 cdef dict plane_state(plane *p):
-    out = {**p.stats, **p.mail.stats}
+    out = {**p.stats, **p.takeovers, **p.mail.stats}
     out["slabs_in_use"] = p.pool.in_use
     out["slabs_exhausted"] = p.pool.exhausted
     out["tx_overflow"] = p.tx.overflow

@@ -66,6 +66,8 @@ class VirtualNode:
         """Of any shard: nothing is gained from numbers that are closer together."""
         self._random = random.Random(seed)
         self.facts = WELL
+        self.wall_s = 0.0
+        """What the wall clock shows, in seconds since 1970."""
         self._public = public_key(static) if static else bytes(32)
         self._threads, self._slabs = config.engine.threads, slabs
         self.shards = self._new_shards(now_ns)
@@ -78,7 +80,7 @@ class VirtualNode:
             routes=lambda: (),
             read=read,
             store=store or MemoryStore(),
-            wall_clock=lambda: 0.0,
+            wall_clock=lambda: self.wall_s,
             look=self.look,
         )
         self._outside = world

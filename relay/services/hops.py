@@ -84,6 +84,10 @@ class Hop:
     """The peer's present process has said so (messages.ListVersion), and is believed."""
     may_be_region: bool = True
     """It would be believed: our configuration names it, or its record says so."""
+    watched: bool = False
+    """The packet plane tells when nothing comes from it."""
+    quiet_ns: int | None = None
+    """When it was found that nothing comes from it; None: something does."""
     health: Heard = field(default_factory=Heard)
     pace: Pace = field(default_factory=Pace)
     """When the peer is next told of our health."""
@@ -107,7 +111,7 @@ class Hop:
         link = self.link
         return Candidate(
             peer=self.name,
-            connected=self.connected,
+            connected=self.connected and self.quiet_ns is None,
             rtt_ms=link.rtt_ns / MS,
             min_rtt_ms=link.rtt_min_ns / MS,
             queue_ms=link.queue_delay_ns / MS,
@@ -249,6 +253,21 @@ class Hops:
         hop.receive_budget_ms = receive_ms or self._budget_ms
         self._apply_params(hop)
 
+    def watch(self, hop: Hop, watched: bool) -> None:
+        """Have the packet plane tell when nothing comes from a peer, or no longer."""
+        if hop.watched != watched:
+            hop.watched = watched
+            self._shards.of(hop.id).watch_hop(hop.id, watched)
+
+    def fell_silent(self, now_ns: int, hop_id: int, silent_ms: int) -> Hop | None:
+        """Nothing comes from a peer that is watched."""
+        hop = self.hops.get(hop_id)
+        if hop is None or not hop.watched:
+            return None  # meanwhile
+        event(logger, logging.WARNING, "hop_quiet", peer=hop.name, silent_ms=silent_ms)
+        hop.quiet_ns = now_ns
+        return hop
+
     # ---- events and time ---------------------------------------------------------------------
 
     def handle(self, now_ns: int, e: control.Event) -> None:
@@ -305,6 +324,8 @@ class Hops:
         for path in link.paths:
             self._run(now_ns, hop, session.measured(now_ns, path.id, path.heard_ns, path.rtt_ns))
         self._tell_paths(hop, link)
+        if hop.quiet_ns is not None and any(path.heard_ns > hop.quiet_ns for path in link.paths):
+            hop.quiet_ns = None
         hop.link, hop.looked_ns = link, now_ns
         self._apply_orders(now_ns, hop)
         self._apply_params(hop)

@@ -281,6 +281,10 @@ class Machine:
             self.feedback.on_asked(now_ns, e.a)
         elif e.kind == control.EVENT_KEY_WANTED:
             self.feedback.on_dropped(now_ns, e.a, e.b >> 8, e.b & 0xFF)
+        elif e.kind == control.EVENT_SILENT and self.hops is not None:
+            hop = self.hops.fell_silent(now_ns, e.a, e.b)
+            if hop is not None:
+                self.streams.on_silent(now_ns, hop, e.b)
         elif self.hops is not None:
             self.hops.handle(now_ns, e)
 
@@ -352,9 +356,9 @@ class Machine:
     def not_ready(self) -> list[str]:
         return status.not_ready(self.hops, self.streams)
 
-    def stream_statuses(self) -> list[dict[str, Any]]:
+    def stream_statuses(self, now_ns: int) -> list[dict[str, Any]]:
         streams = self.streams.streams.values()
-        return [status.stream_status(self.shards, stream, self.paths) for stream in streams]
+        return [status.stream_status(now_ns, self.shards, stream, self.paths) for stream in streams]
 
     def hop_statuses(self) -> list[dict[str, Any]]:
         hops = self.hops

@@ -7,7 +7,7 @@ next look.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from relay.core.budget import left, share, worth_telling
@@ -202,6 +202,18 @@ class Publisher:
                 self._remove_feeds(stream, sent)
             sent.accepted, sent.offered, sent.epoch = False, None, (sent.epoch + 1) % 256
 
+    def hold(self, stream: Stream, hop: Hop, held: bool) -> None:
+        """A peer that has it from another wants nothing of it now, or wants it again."""
+        if held:
+            stream.held.add(hop.id)
+        else:
+            stream.held.discard(hop.id)
+        sent = stream.publications.get(hop.id)
+        for track in stream.tracks if sent is not None and sent.accepted else ():
+            plane = self._shards.of(track.id)
+            change = plane.hold_feed if held else plane.release_feed
+            change(track.id, hop.id)
+
     # ---- the packet plane ----------------------------------------------------------------------
 
     def _add_feeds(self, stream: Stream, sent: Publication) -> None:
@@ -211,6 +223,8 @@ class Publisher:
             self._shards.of(track.id).add_feed(
                 track.id, sent.hop.id, sent.alias, track.alias, sent.epoch, age_max_us=hold_ms * 1000
             )
+            if sent.hop.id in stream.held:
+                self._shards.of(track.id).hold_feed(track.id, sent.hop.id)
 
     def _remove_feeds(self, stream: Stream, sent: Publication) -> None:
         for track in stream.tracks:
@@ -220,11 +234,14 @@ class Publisher:
         set_budgets(self._hops, self._streams.values(), hop)
 
 
-def set_budgets(hops: Hops, streams: Iterable[Stream], hop: Hop) -> None:
+def set_budgets(hops: Hops, streams: Collection[Stream], hop: Hop) -> None:
     """Give a hop the largest budget of the streams that cross it, each way."""
     all_sent = [s.publications[hop.id] for s in streams if hop.id in s.publications]
     sent = [p.offered.budget_ms for p in all_sent if p.accepted and p.offered is not None]
-    received = [s.budget_ms for s in streams if s.source is hop]
+    offers = [(s.source, s.offer) for s in streams] + [
+        (s.standby.hop, s.standby.offer) for s in streams if s.standby
+    ]
+    received = [offer.budget_ms for source, offer in offers if source is hop and offer is not None]
     if hop.id in hops.hops:
         hops.set_budgets(hop, max(sent, default=None), max(received, default=None))
 

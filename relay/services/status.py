@@ -7,7 +7,7 @@ from relay.core.routing import Candidate, Verdict
 from relay.services.hops import MS, Hop, Hops
 from relay.services.paths import Paths
 from relay.services.shards import Shards
-from relay.services.stream import Publication, Stream, Track
+from relay.services.stream import Publication, Standby, Stream, Takeover, Track
 from relay.services.streams import Streams
 from relay.wire.hop import CIPHER_NAMES
 from relay_ext.control import Plane
@@ -116,7 +116,7 @@ def _path_status(hops: Hops, hop: Hop, path: Status) -> Status:
     }
 
 
-def stream_status(shards: Shards, stream: Stream, paths: Paths) -> Status:
+def stream_status(now_ns: int, shards: Shards, stream: Stream, paths: Paths) -> Status:
     source = "ingest" if stream.enters_here else f"hop:{stream.source.name}" if stream.source else None
     return {
         "name": stream.name,
@@ -129,7 +129,10 @@ def stream_status(shards: Shards, stream: Stream, paths: Paths) -> Status:
         **paths.status(stream),
         "asked": stream.asked.name if stream.asked else None,
         "waits": None if stream.live else stream.waits or None,
-        "sent_to": [_publication_status(p) for p in stream.publications.values()],
+        "standby": _standby_status(stream.standby) if stream.standby else None,
+        "takeovers": stream.takeovers,
+        "takeover": _takeover_status(now_ns, stream.takeover) if stream.takeover else None,
+        "sent_to": [_publication_status(stream, p) for p in stream.publications.values()],
         "tracks": [_track_status(shards.of(track.id), track) for track in stream.tracks],
     }
 
@@ -145,10 +148,25 @@ def _delay(hop: Hop) -> float | None:
     return round(hop.link.rtt_ns / 2 / MS, 3) if hop.link.rtt_ns else None
 
 
-def _publication_status(sent: Publication) -> Status:
+def _standby_status(standby: Standby) -> Status:
+    return {"peer": standby.hop.name, "armed": standby.armed}
+
+
+def _takeover_status(now_ns: int, takeover: Takeover) -> Status:
+    return {
+        "left": takeover.left,
+        "taken": takeover.taken,
+        "why": takeover.why,
+        "silent_ms": takeover.silent_ms,
+        "age_seconds": round((now_ns - takeover.at_ns) * 1e-9, 3),
+    }
+
+
+def _publication_status(stream: Stream, sent: Publication) -> Status:
     return {
         "peer": sent.hop.name,
         "accepted": sent.accepted,
+        "held": sent.hop.id in stream.held,
         "budget_ms": sent.offered.budget_ms if sent.offered else None,
         "hops_beyond": len(sent.beyond),
         "delay_ms": _delay(sent.hop),

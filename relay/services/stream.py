@@ -51,6 +51,34 @@ class Publication:
 
 
 @dataclass(slots=True)
+class Standby:
+    """Another region that a stream can come from at once, when the one that it comes from falls silent."""
+
+    hop: Hop
+    offer: Publish | None = None
+    """What it said of the stream; None: nothing yet."""
+    flows_until_ns: int | None = None
+    """It sends the stream, since the stream came from there until now, and will be told then to hold it back;
+    None: it holds it back."""
+
+    @property
+    def armed(self) -> bool:
+        return self.offer is not None and self.flows_until_ns is None
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """A stream came from one peer, and comes from another since."""
+
+    at_ns: int
+    left: str
+    taken: str
+    why: str
+    silent_ms: int | None = None
+    """For how long nothing had come; None: that was not why."""
+
+
+@dataclass(slots=True)
 class Stream:
     name: str
     alias: int
@@ -82,8 +110,22 @@ class Stream:
     """The region that it is subscribed at."""
     waits: str = ""
     """Why it has not come from there."""
+    moving: Hop | None = None
+    """The region that it is to come from as soon as that is ready, better than the one that it comes from."""
+    moving_ns: int = 0
+    """Since when."""
+    standby: Standby | None = None
+    second: Router = field(default_factory=Router)
+    """Chooses the standby."""
+    takeover: Takeover | None = None
+    """The last one."""
+    takeovers: int = 0
+    unconfirmed: bool = False
+    """The packet plane has asked the peer to send it; that peer's services are to be told, too."""
     subscribers: dict[int, Hop] = field(default_factory=dict)
     """Peers that asked for it, by hop."""
+    held: set[int] = field(default_factory=set)
+    """Of them those that have it from another peer and want nothing of it now."""
     told: dict[int, str] = field(default_factory=dict)
     """Why subscribers have not got it, as they were told; by hop."""
     publications: dict[int, Publication] = field(default_factory=dict)

@@ -14,11 +14,13 @@ from relay.core.budget import worth_telling
 from relay.core.directory import Directory
 from relay.log import event
 from relay.media.rtp import TrackSource
+from relay.services.entrance import DRAINING, Entrance
 from relay.services.hops import Hop, Hops
 from relay.services.publish import Publisher, set_budgets
 from relay.services.shards import Shards
+from relay.services.standby import Standbys
 from relay.services.stream import Stream
-from relay.services.subscribe import Subscriber
+from relay.services.subscribe import SENT_AWAY_FOR_NS, Subscriber
 from relay.services.surge import Refusal, Surge
 from relay.services.tracks import Ports, Tracks
 from relay.wire.messages import (
@@ -44,11 +46,6 @@ MS = 1_000_000
 TICK_NS = 1000 * MS
 REST_NS = 3_600_000 * MS
 """Until the next look when there is nothing to look at: what changes that comes with a poll of its own."""
-STREAMS_MAX = 256
-"""Streams taken from peers, or asked for by them, at most."""
-TRACKS_MAX = 1024
-"""Tracks taken from one peer, at most: what the packet plane's table of them holds."""
-DRAINING = "this node is draining"
 
 
 class Streams:
@@ -89,7 +86,9 @@ class Streams:
             random_bytes=self._random_bytes,
         )
         self._subscriber = Subscriber(hops, self._directory)
+        self._standbys = Standbys(self._shards, hops, self._tracks, self._subscriber, self.streams)
         self._surge = Surge(self.admission, hops, self.streams)
+        self._entrance = Entrance(self.name, self.streams, self._subscriber, self._surge, self._directory)
 
     # ---- configuration -----------------------------------------------------------------------
 
@@ -184,8 +183,10 @@ class Streams:
         wanted = leaves_here or bool(stream.subscribers)
         left = self._subscriber.refresh(now_ns, stream, wanted and not stream.published_here)
         if left is not None and stream.source is left:
+            self._standbys.drop(now_ns, stream)
             self._let_go(now_ns, stream, "asked for elsewhere" if wanted else "nobody wants it")
             return
+        self._standbys.refresh(now_ns, stream, wanted)
         self._publisher.refresh(now_ns, stream)
         self._tell_beyond(now_ns, stream)
 
@@ -224,7 +225,10 @@ class Streams:
     def uses(self, hop: Hop) -> bool:
         """Whether any stream goes over a hop, or is to."""
         return any(
-            hop in (s.route, s.source, s.asked) or hop.id in s.publications or hop.id in s.subscribers
+            hop in (s.route, s.source, s.asked)
+            or self._standbys.is_at(s, hop)
+            or hop.id in s.publications
+            or hop.id in s.subscribers
             for s in self.streams.values()
         )
 
@@ -257,9 +261,18 @@ class Streams:
         stream.refusals.pop(hop.name, None)
         if stream.asked is hop:
             stream.asked = None
+        if self._standbys.is_at(stream, hop):
+            self._standbys.drop(now_ns, stream)
         if stream.source is hop:
             self._let_go(now_ns, stream, reason)
         self._forget_if_idle(stream)
+
+    def on_silent(self, now_ns: int, hop: Hop, silent_ms: int) -> None:
+        """Nothing comes from a peer any more."""
+        for stream in list(self.streams.values()):
+            if stream.source is hop:
+                self._standbys.take_over(now_ns, stream, f"nothing came from {hop.name}", silent_ms)
+            self._refresh(now_ns, stream)
 
     def on_source(self, track_id: int, ssrc: int, address: tuple[str, int]) -> None:
         """An ingest port follows another source than before."""
@@ -285,6 +298,7 @@ class Streams:
                 stream = self._received(hop, alias)
                 if stream is not None and stream.epoch == epoch:
                     self._let_go(now_ns, stream, reason)
+                self._standbys.unpublished(hop, alias, epoch)
             case ListVersion() | Announce() | Ask() | Catalogue():
                 changed = self._subscriber.on_directory(now_ns, hop, message)
                 for stream in list(self.streams.values()):
@@ -295,12 +309,14 @@ class Streams:
 
     def _on_subscription(self, now_ns: int, hop: Hop, message: Message) -> None:
         match message:
-            case Subscribe(name):
-                self._subscribed(now_ns, hop, name)
+            case Subscribe():
+                self._subscribed(now_ns, hop, message)
             case Unsubscribe(name):
                 self._unsubscribed(now_ns, hop, name)
             case Unavailable(name):
                 stream = self.streams.get(name)
+                if stream is not None and self._standbys.is_at(stream, hop) and not message.kept:
+                    self._standbys.refused(now_ns, stream, hop, message.reason, SENT_AWAY_FOR_NS)
                 if stream is None or stream.asked is not hop:
                     return
                 self._subscriber.on_unavailable(now_ns, hop, message, stream)
@@ -309,7 +325,9 @@ class Streams:
                 self._go_on(now_ns, stream)
             case Move(name):
                 stream = self.streams.get(name)
-                if stream is not None and self._subscriber.on_move(now_ns, hop, message, stream):
+                if stream is not None and self._standbys.is_at(stream, hop):
+                    self._standbys.refused(now_ns, stream, hop, message.reason, SENT_AWAY_FOR_NS)
+                elif stream is not None and self._subscriber.on_move(now_ns, hop, message, stream):
                     self._go_on(now_ns, stream)
 
     def _go_on(self, now_ns: int, stream: Stream) -> None:
@@ -323,32 +341,6 @@ class Streams:
 
     # ---- a peer offers a stream --------------------------------------------------------------
 
-    def _why_not(self, now_ns: int, hop: Hop, offer: Publish) -> Refusal | None:
-        """Why a stream that a peer offers is not taken."""
-        stream = self.streams.get(offer.stream) or Stream(offer.stream, 0, 0)
-        others = (s for s in self.streams.values() if s.source is hop and s is not stream)
-        tracks = sum(len(s.tracks) for s in others) + len(offer.tracks)
-        elsewhere = stream.asked.name if stream.asked else self._subscriber.published_at(offer.stream)
-        full = stream.name not in self.streams and len(self.streams) >= STREAMS_MAX
-        asked = stream.asked is hop
-        checks = (
-            (self.draining and not asked and stream.source is not hop, "draining", DRAINING),
-            (self.name in offer.path, "loop", "it has passed here"),
-            (stream.enters_here, "taken", "a stream of that name enters at this node"),
-            (elsewhere not in (None, hop.name), "taken", f"it is published at {elsewhere}"),
-            (hop.is_region and not asked, "unasked", "it was not asked for"),
-            (stream.source not in (None, hop), "taken", "another node publishes a stream of that name"),
-            (full, "streams", f"this node carries {STREAMS_MAX} streams already"),
-            (tracks > TRACKS_MAX, "tracks", f"this node takes {TRACKS_MAX} tracks from one peer"),
-        )
-        refusal = next(((word, reason) for wrong, word, reason in checks if wrong), None)
-        if refusal is not None or stream.source is hop:
-            return refusal
-        if asked:
-            self._surge.pulls(now_ns, offer.stream, hop)
-            return None
-        return self._surge.publishes(now_ns, offer.stream, hop)
-
     def _refuse(self, now_ns: int, hop: Hop, publication: tuple[int, int], refusal: Refusal) -> None:
         assert self._hops is not None
         instead = self._surge.refuses(now_ns, hop, refusal)
@@ -356,7 +348,11 @@ class Streams:
 
     def _take(self, now_ns: int, hop: Hop, offer: Publish) -> None:
         assert self._hops is not None
-        refusal = self._why_not(now_ns, hop, offer)
+        known = self.streams.get(offer.stream)
+        if known is not None and self._standbys.is_at(known, hop) and self.name not in offer.path:
+            self._standbys.offered(now_ns, known, hop, offer)
+            return
+        refusal = self._entrance.why_not_taken(now_ns, hop, offer, draining=self.draining)
         if refusal is not None:
             self._refuse(now_ns, hop, (offer.alias, offer.epoch), refusal)
             return
@@ -376,6 +372,7 @@ class Streams:
         set_budgets(self._hops, self.streams.values(), hop)
         self._hops.send(now_ns, hop, PublishOk(offer.alias, offer.epoch, stream.beyond_told))
         if not again:
+            self._standbys.renew(now_ns, stream)
             fields = {"stream": stream.name, "peer": hop.name, "tracks": len(stream.tracks)}
             event(logger, logging.INFO, "stream_received", **fields)
         self._refresh(now_ns, stream)
@@ -384,6 +381,9 @@ class Streams:
         """The peer that a stream came from has it no longer; its egresses wait for the next source."""
         hop = stream.source
         assert hop is not None
+        if self._standbys.take_over(now_ns, stream, reason):
+            self._refresh(now_ns, stream)
+            return
         event(logger, logging.INFO, "stream_ended", stream=stream.name, peer=hop.name, reason=reason)
         self._withdraw(now_ns, stream, reason)
         self._tracks.unroute(stream, hop)
@@ -396,9 +396,16 @@ class Streams:
 
     # ---- a peer asks for a stream ------------------------------------------------------------
 
-    def _subscribed(self, now_ns: int, hop: Hop, name: str) -> None:
+    def _subscribed(self, now_ns: int, hop: Hop, subscribe: Subscribe) -> None:
         assert self._hops is not None
-        refusal = self._why_no_subscription(now_ns, hop, name)
+        name, standby = subscribe.stream, subscribe.standby
+        known = self.streams.get(name)
+        if known is not None and hop.id in known.subscribers and (hop.id in known.held) != standby:
+            self._publisher.hold(known, hop, standby)
+            if not standby:
+                self._surge.released(now_ns, known, hop)
+            return
+        refusal = self._entrance.why_not_served(now_ns, hop, subscribe, draining=self.draining)
         if refusal is not None:
             instead = self._surge.refuses(now_ns, hop, refusal)
             self._hops.send(now_ns, hop, Unavailable(name, False, refusal[1], instead))
@@ -408,22 +415,9 @@ class Streams:
             now_ns, stream, hop.id, "asked for anew"
         )  # the peer has lost it, if it had it
         stream.subscribers[hop.id] = hop
+        self._publisher.hold(stream, hop, standby)
         stream.told.pop(hop.id, None)
         self._refresh(now_ns, stream)
-
-    def _why_no_subscription(self, now_ns: int, hop: Hop, name: str) -> Refusal | None:
-        known = self.streams.get(name)
-        if self._directory is None:
-            return "no region", "this node is no region"
-        # A region gets what is published here while its publisher moves: others were sent there for it.
-        if self.draining and not (hop.is_region and known and known.published_here):
-            return "draining", DRAINING
-        if known is None and len(self.streams) >= STREAMS_MAX:
-            return "streams", f"this node carries {STREAMS_MAX} streams already"
-        if known is not None and hop.id in known.subscribers:
-            return None
-        comes = self._subscriber.published_at(name) is not None or (known is not None and known.live)
-        return self._surge.subscribes(now_ns, name, hop, comes=comes)
 
     def _unsubscribed(self, now_ns: int, hop: Hop, name: str) -> None:
         stream = self.streams.get(name)

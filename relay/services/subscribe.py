@@ -16,6 +16,8 @@ from relay.wire.messages import Announce, Catalogue, Message, Move, Subscribe, U
 
 logger = logging.getLogger("relay.stream")
 
+MOVE_NS = 3_000_000_000
+"""A better region has so long to make a stream ready; then the stream is interrupted for it."""
 SENT_AWAY_FOR_NS = 60_000_000_000
 """A region that refused a subscription is asked again after this, or when its process is a new one: by then
 the stream comes from another, and would be interrupted. Where there is no other, after REFUSED_FOR_NS."""
@@ -92,18 +94,37 @@ class Subscriber:
         """Be subscribed where a stream is to come from, if anywhere; the region that was left, if any."""
         target = self._target(now_ns, stream) if wanted else None
         before = stream.asked
+        if target is not None and self._can_wait(now_ns, stream, target):
+            return None
+        stream.moving = None
         if before is target:
             return None
         if before is not None:
             stream.asked = None
-            self._say(now_ns, before, Unsubscribe(stream.name))
+            self.leave(now_ns, stream, before)
         if target is not None and self._hops.send(now_ns, target, Subscribe(stream.name)):
             gone = Unsubscribe(stream.name)
             self._unsaid = [u for u in self._unsaid if u[0] is not target or u[1] != gone]
-            stream.asked = target
+            stream.asked, stream.unconfirmed = target, False
             stream.waits = f"{target.name} has been asked for it"
             event(logger, logging.INFO, "stream_asked", stream=stream.name, peer=target.name)
         return before
+
+    def leave(self, now_ns: int, stream: Stream, hop: Hop) -> None:
+        """The stream is not wanted from there any more."""
+        self._say(now_ns, hop, Unsubscribe(stream.name))
+
+    def _can_wait(self, now_ns: int, stream: Stream, target: Hop) -> bool:
+        """Whether a stream can come from where it does until it is ready at another region: make before
+        break. It moves then (services/standby.py)."""
+        before = stream.asked
+        if self.directory is not None or before is None or before is target or stream.source is not before:
+            return False
+        if not before.connected or before.quiet_ns is not None:
+            return False
+        if stream.moving is not target:
+            stream.moving, stream.moving_ns = target, now_ns
+        return now_ns - stream.moving_ns < MOVE_NS
 
     def _say(self, now_ns: int, hop: Hop, message: Message) -> None:
         """Again at the next look, if it cannot be said now: else the peer would go on sending."""
@@ -119,7 +140,8 @@ class Subscriber:
         names = {hop.name for hop in self._hops.hops.values() if hop.is_region}
         candidates = [c for c in self._hops.candidates(now_ns) if c.peer in names or c.rests]
         stream.candidates = with_refusals(stream, candidates)
-        current = stream.asked.name if stream.asked else None
+        held = stream.moving or stream.asked
+        current = held.name if held else None
         stream.choice = stream.router.choose(now_ns, stream.candidates, current)
         if stream.choice.peer is None:
             refused = {
@@ -148,5 +170,6 @@ class Subscriber:
             return False
         event(logger, logging.INFO, "stream_moves", stream=stream.name, peer=hop.name, reason=message.reason)
         stream.refusals[hop.name] = (message.reason, now_ns + SENT_AWAY_FOR_NS)
-        stream.suggested = message.instead
+        ready = stream.standby is not None and stream.standby.armed
+        stream.suggested = stream.standby.hop.name if stream.standby and ready else message.instead
         return True

@@ -45,12 +45,12 @@ class Surge:
 
     # ---- who comes ---------------------------------------------------------------------------
 
-    def subscribes(self, now_ns: int, stream: str, hop: Hop, *, comes: bool) -> Refusal | None:
-        """Let a peer in that asks for a stream, or say why not. A stream that is not to be had (not `comes`)
-        is waited for at no cost."""
+    def subscribes(self, now_ns: int, stream: str, hop: Hop, *, flows: bool) -> Refusal | None:
+        """Let a peer in that asks for a stream, or say why not. One that is not sent to it now (not `flows`)
+        costs nothing."""
         known = self._streams.get(stream)
         bps = sum(track.bitrate_bps for track in known.tracks) if known else 0.0
-        key, costs = (stream, hop.id), bps or (None if comes else 0.0)
+        key, costs = (stream, hop.id), (bps or None) if flows else 0.0
         if (
             hop.is_region
         ):  # its one copy serves all who ask there, those among them who were sent away from here
@@ -61,6 +61,11 @@ class Surge:
         self._joined[key] = None
         self._leaving.pop(key, None)
         return None
+
+    def released(self, now_ns: int, stream: Stream, hop: Hop) -> None:
+        """A peer whose standby this node was has come, and cannot be refused."""
+        bps = sum(track.bitrate_bps for track in stream.tracks)
+        self._admission.reserve(now_ns, (stream.name, hop.id), bps or None)
 
     def publishes(self, now_ns: int, stream: str, hop: Hop) -> Refusal | None:
         """Let in a stream that a peer offers, or say why not."""
@@ -118,7 +123,7 @@ def carried(streams: dict[str, Stream]) -> tuple[float, int]:
     and wherever it goes."""
     bps, flows = 0.0, 0
     for stream in streams.values():
-        sent = sum(sent.accepted for sent in stream.publications.values())
+        sent = sum(p.accepted and p.hop.id not in stream.held for p in stream.publications.values())
         ways = [1 + sent + len(track.egresses) for track in stream.tracks if track.bitrate_bps]
         bps += sum(t.bitrate_bps * (1 + sent + len(t.egresses)) for t in stream.tracks)
         flows += max(ways, default=0)

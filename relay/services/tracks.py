@@ -84,12 +84,31 @@ class Tracks:
         for known, offered in zip(stream.tracks, offer.tracks, strict=True):
             known.alias = offered.alias
             self._shards.of(known.id).set_hold(known.id, hold_us, offer.rtt_ms * 1000)
+        self.route(stream, hop, offer)
+
+    def route(self, stream: Stream, hop: Hop, offer: Publish) -> None:
+        """What the peer sends of them is theirs."""
+        for known, offered in zip(stream.tracks, offer.tracks, strict=True):
             self._shards.of(hop.id).add_route(hop.id, offer.alias, offered.alias, offer.epoch, known.id)
 
     def unroute(self, stream: Stream, hop: Hop) -> None:
         """The peer sends them no longer."""
         for track in stream.tracks:
             self._shards.of(hop.id).remove_route(hop.id, track.id)
+
+    def has_standby(self, stream: Stream) -> bool:
+        """Whether the packet plane can have them come from their second peer."""
+        return all(self._shards.of(track.id).has_standby(track.id) for track in stream.tracks)
+
+    def ask_standby(self, stream: Stream) -> None:
+        """Have them come from their second peer, too."""
+        for track in stream.tracks if self.has_standby(stream) else ():
+            self._shards.of(track.id).ask_standby(track.id)
+
+    def disarm(self, stream: Stream) -> None:
+        """They have no second peer any more."""
+        for track in stream.tracks:
+            self._shards.of(track.id).remove_standby(track.id)
 
     def clear(self, stream: Stream) -> None:
         for track in stream.tracks:

@@ -62,6 +62,12 @@ REFUSED = "relay_refused_total"
 REFUSED_HELP = "Streams and subscriptions that were refused, by reason."
 STREAM = (
     _Spec("relay_stream_waiting_ratio", "waiting", "1 while a stream that is to be here has not come."),
+    _Spec(
+        "relay_stream_standby_ratio",
+        "standby.armed",
+        "1 while a second region is ready to take it over.",
+    ),
+    _Spec("relay_stream_takeovers_total", "takeovers", "Changes to a region that was ready."),
 )
 TRACK = (
     _Spec("relay_track_received_packets_total", "received_packets", "RTP packets that came in."),
@@ -260,8 +266,8 @@ def _walk(status: Status) -> Iterator[tuple[_Spec, dict[str, str], Status]]:
     for reason in admission["refused"]:
         yield _Spec(REFUSED, reason, REFUSED_HELP), {"reason": reason}, admission["refused"]
     for stream in status["streams"]:
-        waiting = {"waiting": stream["waits"] is not None}
-        yield from ((spec, {"stream": stream["name"]}, waiting) for spec in STREAM)
+        shown = {**stream, "waiting": stream["waits"] is not None}
+        yield from ((spec, {"stream": stream["name"]}, shown) for spec in STREAM)
         for index, track in enumerate(stream["tracks"]):
             labels = {"stream": stream["name"], "kind": track["kind"], "index": str(index)}
             yield from ((spec, labels, track) for spec in TRACK)

@@ -224,9 +224,12 @@ class Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """The sender wants to be offered this stream, now or when it comes."""
+    """The sender wants to be offered this stream, now or when it comes. Said again with another `standby`, it
+    changes that alone."""
 
     stream: str
+    standby: bool = False
+    """It has the stream from another peer: it is to be sent nothing until it asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +332,7 @@ OMITTED = {
     "beyond": (),
     "entries": [],
     "instead": "",
+    "standby": False,
 }
 """Fields that are left out where they say nothing."""
 
@@ -413,6 +417,10 @@ def _catalogue(fields: Fields) -> Catalogue:
         last=boolean(fields, "last"),
         entries=tuple(_entry(entry) for entry in entries),
     )
+
+
+def _subscribe(fields: Fields) -> Subscribe:
+    return Subscribe(_stream(fields), boolean({"standby": False, **fields}, "standby"))
 
 
 def _unavailable(fields: Fields) -> Unavailable:
@@ -505,7 +513,7 @@ _PARSERS: dict[Kind, Callable[[Fields], Message]] = {
     Kind.ANNOUNCE: _announce,
     Kind.ASK: lambda fields: Ask(),
     Kind.CATALOGUE: _catalogue,
-    Kind.SUBSCRIBE: lambda fields: Subscribe(_stream(fields)),
+    Kind.SUBSCRIBE: _subscribe,
     Kind.UNSUBSCRIBE: lambda fields: Unsubscribe(_stream(fields)),
     Kind.UNAVAILABLE: _unavailable,
     Kind.ASK_REGIONS: lambda fields: AskRegions(),

@@ -229,6 +229,11 @@ class Fleet:
         chosen: str | None = stream["route"]["chosen"]
         return chosen
 
+    def ready(self) -> bool:
+        """Whether the viewer's edge has a second region ready."""
+        [stream] = self.json("out", "/v1/streams")
+        return bool(stream["standby"] and stream["standby"]["armed"])
+
     def path(self) -> list[str]:
         """From where the stream enters to where it leaves, as the last node knows it."""
         [stream] = self.json("out", "/v1/streams")

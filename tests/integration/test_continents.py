@@ -42,17 +42,8 @@ def fleet(running: Fleet) -> Fleet:
             running.start(name)
     wait_for("a whole fleet", lambda: all(set(REGIONS) - {n} <= running.peers(n) for n in NAMES), PATIENCE)
     running.media.wait("start", time.monotonic())
+    wait_for("a standby", running.ready, PATIENCE)
     return running
-
-
-def test_the_cable_of_a_region_is_unplugged_for_a_moment(fleet: Fleet) -> None:
-    region = fleet.route("out")
-    assert region is not None
-    with fleet.measured("the cable of the viewer's region out for 1 s") as gap:
-        fleet.internet.unplug(region)
-        time.sleep(1)  # how long it is out
-        fleet.internet.plug(region)
-    assert 1 <= gap() < 1 + SOON_S
 
 
 def test_a_link_between_regions_is_dead_for_media(fleet: Fleet) -> None:
@@ -96,6 +87,16 @@ def test_a_partition_between_regions_heals(fleet: Fleet) -> None:
     )
 
 
+def test_the_cable_of_a_region_is_unplugged_for_a_moment(fleet: Fleet) -> None:
+    region = fleet.route("out")
+    assert region is not None
+    with fleet.measured("the cable of the viewer's region out for 1 s") as gap:
+        fleet.internet.unplug(region)
+        time.sleep(1)  # how long it is out
+        fleet.internet.plug(region)
+    assert gap() < 1
+
+
 @pytest.mark.parametrize("name", ["in", "out"])
 def test_an_edge_is_started_anew(fleet: Fleet, name: str) -> None:
     with fleet.measured(f"restart of the edge {name}") as gap:
@@ -109,7 +110,7 @@ def test_the_region_of_the_viewer_is_killed(fleet: Fleet) -> None:
     assert region is not None
     with fleet.measured("the viewer's region killed") as gap:
         fleet.nodes[region].kill()
-    assert gap() < SILENT_S + SOON_S
+    assert gap() < 1
     assert fleet.route("out") != region
 
 
@@ -123,7 +124,7 @@ def test_a_link_to_the_viewer_is_dead_in_one_direction(fleet: Fleet) -> None:
     ):
         fleet.media.wait("change of the region", since)
         assert fleet.route("out") != region
-    assert gap() < SILENT_S + SOON_S
+    assert gap() < 1
 
 
 def test_the_region_of_the_publisher_is_stopped_and_goes_on(fleet: Fleet) -> None:

@@ -316,7 +316,8 @@ class Fleet:
         return next(s for s in self.nodes[name].machine.hop_statuses() if s["peer"] == peer)
 
     def stream(self, name: str, stream: str = "studio") -> dict[str, Any]:
-        return next(s for s in self.nodes[name].machine.stream_statuses() if s["name"] == stream)
+        statuses = self.nodes[name].machine.stream_statuses(self.now_ns)
+        return next(s for s in statuses if s["name"] == stream)
 
     def slabs(self) -> dict[str, int]:
         return {name: node.shards.slabs_in_use for name, node in self.nodes.items()}

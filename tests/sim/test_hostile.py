@@ -84,7 +84,7 @@ def refused(fleet: Fleet, name: str, peer: str) -> Counter[str]:
     counted.update({reason: hop["drops"][reason] for reason in HOP_REFUSALS})
     counted.update(node.machine.refused_handshakes())
     counted.update(fleet.hop(name, peer).session.drops)
-    for stream in node.machine.stream_statuses():
+    for stream in node.machine.stream_statuses(fleet.now_ns):
         for track in stream["tracks"]:
             counted.update(track["drops"])
     return +counted

@@ -287,7 +287,7 @@ def test_a_region_that_drains_is_left_by_its_edges_and_gives_its_streams_back(se
         node = fleet.nodes[name]
         node.machine.streams.drain(fleet.now_ns)
         fleet.network.wake(node)
-        fleet.run(3)
+        fleet.run(4)  # who goes is sent to for two seconds more
         assert not node.machine.streams.busy
     assert [node["node"] for node in fleet.stream("out")["path"]] == ["edge", "b", "out"]
     assert player.packets[-1].at_ns > fleet.now_ns - SECOND

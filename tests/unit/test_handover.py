@@ -200,7 +200,7 @@ def test_one_of_several_shards() -> None:
         handover.save(planes[0])
 
 
-LAYOUT = "e5f43f56dd5cb477"
+LAYOUT = "c0429d1e925ee43c"
 CARRIED = (
     *("base", "delay", "egress", "feed", "formats", "inner", "ingest", "pacer", "path", "peer", "plane"),
     *("playout", "reorder", "ring", "rlc", "rlc_encoder", "rtp", "seal", "slab", "transit"),

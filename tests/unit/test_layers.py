@@ -26,12 +26,12 @@ RELAY = (
 """Lowest first. A package stands for those of its modules that are not named, which may import each other."""
 
 RELAY_EXT = (
-    ("slab", "inner", "system", "coefficients"),
+    ("slab", "inner", "system", "coefficients", "silence"),
     ("base",),
-    ("clock", "timer", "rtp", "formats", "seal", "gf256", "load", "address"),
+    ("clock", "timer", "rtp", "formats", "seal", "gf256", "load", "address", "alarms"),
     ("rlc_encoder", "payload", "crypto", "transit", "pacer", "archive"),
     ("rlc",),
-    ("ring", "delay", "path", "route", "reorder"),
+    ("ring", "replay", "delay", "path", "route", "reorder"),
     ("egress", "ingest"),
     ("playout",),
     ("peer", "sessions"),
@@ -41,7 +41,9 @@ RELAY_EXT = (
     ("hop",),
     ("mailbox",),
     ("feed",),
+    ("standby",),
     ("plane",),
+    ("commands",),
     ("state", "carry"),
     ("control",),
     ("shards", "handover"),

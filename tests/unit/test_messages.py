@@ -68,6 +68,7 @@ MESSAGES = [
     Ask(),
     Catalogue(8, 0, True, ENTRIES),
     Subscribe("studio"),
+    Subscribe("studio", standby=True),
     Unsubscribe("studio"),
     Unavailable("studio", True, "it is not published"),
     Unavailable("studio", False, "full", "b"),
@@ -233,7 +234,7 @@ def test_every_truncation_and_missing_field_is_refused(message):
     with pytest.raises(WireError):
         decode(data + b"\0")
     fields = msgpack.unpackb(data)
-    for key in set(fields) - {"reason", "entries", "instead"}:
+    for key in set(fields) - {"reason", "entries", "instead", "standby"}:
         with pytest.raises(WireError):
             decode(msgpack.packb({k: v for k, v in fields.items() if k != key}))
 

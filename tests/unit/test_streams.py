@@ -10,10 +10,11 @@ from relay.config import Address, RtpDestination
 from relay.core.admission import Step
 from relay.core.routing import Candidate
 from relay.media.rtp import TrackFormat, TrackSource
+from relay.services.entrance import DRAINING, STREAMS_MAX, TRACKS_MAX
 from relay.services.hops import Hop, Hops
 from relay.services.shards import Shards
 from relay.services.stream import Stream
-from relay.services.streams import DRAINING, STREAMS_MAX, TRACKS_MAX, Streams
+from relay.services.streams import Streams
 from relay.wire.messages import Message, Move, Publish, PublishOk, PublishRefused, Track, Unpublish
 from relay_ext.control import EVENT_SOURCE, Link
 from tests.unit.plane_world import (

@@ -7,8 +7,9 @@ import pytest
 
 from relay.core.admission import Step
 from relay.core.directory import Directory
+from relay.services.entrance import DRAINING, STREAMS_MAX
 from relay.services.hops import Hops
-from relay.services.streams import DRAINING, STREAMS_MAX, Streams
+from relay.services.streams import Streams
 from relay.services.surge import SHEDDING
 from relay.wire.messages import (
     Announce,
@@ -414,7 +415,7 @@ def test_an_edge_asks_the_best_region_that_it_calls() -> None:
     assert e.take_sent() == []
     assert e.streams.streams["studio"].waits == "b: it is not published"
     e.on("b", from_region())
-    assert e.take_sent() == [("b", PublishOk(9, 7))]
+    assert e.take_sent() == [("b", PublishOk(9, 7)), ("c", Subscribe("studio", standby=True))]
     e.on("b", Unavailable("studio", False, DRAINING))
     assert e.take_sent() == [("c", Subscribe("studio"))]
     e.close()
