@@ -282,14 +282,13 @@ class Node:
                 version = await successor.hello()
                 self.manager.tell("WATCHDOG=1")
                 pause_ns = self._give(successor)
+                self.manager.tell(f"MAINPID={successor.pid}", f"STATUS=running, version {version}")
+                self.manager.barrier()
         except Exception as error:  # whatever it was, this process goes on
             event(logger, logging.ERROR, "handover_failed", kind=type(error).__name__, error=error)
             return
         fields = {"version": version, "pid": successor.pid, "pause_ms": round(pause_ns / 1e6, 1)}
         event(logger, logging.INFO, "handed_over", **fields)
-        self.manager.tell(f"MAINPID={successor.pid}", f"STATUS=running, version {version}")
-        self.manager.barrier()
-        self.done.set()
 
     def _give(self, successor: Successor) -> int:
         """Returns when the other process goes on, after so many ns without a packet thread; until it has been
@@ -336,6 +335,7 @@ class Node:
             predecessor.receive(GO, TAKEN_SECONDS)
             self._go_on(packets["events"])
             predecessor.send(RUNNING)
+            predecessor.wait()
         self._apply(self.config)
         await self._begin()
 

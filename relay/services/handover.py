@@ -10,7 +10,8 @@
               <----------------------------------  TAKEN
     GO  ------------------------------------------------> starts its packet thread
               <--------------------------------  RUNNING
-    tells systemd, and ends
+    tells systemd, closes the pair, and ends
+                                                         speaks to systemd
 
 Whatever goes wrong before GO, the next one ends and this process goes on as if nothing had happened. After GO
 it never does, for keys and counters are then the other's: if no RUNNING comes, it ends as after a crash.
@@ -27,6 +28,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 from relay import __version__
@@ -166,6 +168,12 @@ class Predecessor(Wire):
     def __init__(self, fd: int) -> None:
         os.set_inheritable(fd, False)
         super().__init__(socket.socket(fileno=fd))
+
+    def wait(self) -> None:
+        """Until it has told systemd, which listens to its main process alone, that this one is it."""
+        self._socket.settimeout(RUNNING_SECONDS)
+        with suppress(OSError):
+            self._socket.recv(1)
 
     def hello(self) -> None:
         self.send(HELLO, json.dumps({"format": FORMAT, "version": __version__}).encode())

@@ -73,6 +73,11 @@ class Service:
         self._process.kill()
         self._process.wait()
 
+    def ended(self) -> int:
+        """Waits until it has ended by itself; its exit code."""
+        assert self._process is not None
+        return self._process.wait(PATIENCE)
+
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 

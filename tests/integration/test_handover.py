@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from relay.client import call
+from relay.lab.receiver import free_port
 from tests.integration.nodes import Sender, engine_toml, sender, wait_for
 from tests.integration.service import RELAY, Service, service
 from tests.integration.test_service import Pair, Player, more, playing, playing_through, sending
@@ -83,6 +85,17 @@ def test_the_next_process_has_the_configuration_as_it_is_then(tmp_path: Path) ->
         more(player)
 
 
+def test_what_the_next_process_opens_is_kept_as_well(tmp_path: Path) -> None:
+    """Systemd hears it only when it is the main process."""
+    pair = Pair(tmp_path)
+    with service(pair.edge) as edge:
+        other = free_port(2)
+        pair.edge.write_text(pair.edge.read_text().replace(f":{pair.ingest}", f":{other}"))
+        upgraded(edge)
+        wait_for("another socket", lambda: f"udp 0 127.0.0.1 {other} - 0" in edge.store)
+        wait_for("the end of the old one", lambda: f"udp 0 127.0.0.1 {pair.ingest} - 0" not in edge.store)
+
+
 def test_after_a_crash_of_the_next_process_the_sockets_are_still_kept(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
     with playing_through(pair) as (region, _, player):
@@ -147,6 +160,51 @@ def test_a_successor_that_fails_changes_nothing(failure: str, tmp_path: Path) ->
         (line,) = [line for line in region.log.read_text().splitlines() if " handover_failed " in line]
         assert any(word in line for word in sentence.split("|")), line
         assert region.pid != before and edge.logged("hop_") == 1
+
+
+def test_a_successor_that_does_not_begin_is_a_crash(tmp_path: Path) -> None:
+    """Once told to go on it may have sent something: the keys are its own, and nobody goes on with them."""
+    program = tmp_path / "relay"
+    program.write_text(RELAY.read_text())
+    program.chmod(0o755)
+    pair = Pair(tmp_path)
+    with (
+        service(pair.region, program=program) as region,
+        service(pair.edge) as edge,
+        playing(pair.player) as player,
+        sender(pair.ingest, rate=400) as source,
+        sending(source),
+    ):
+        more(player)
+        kept, before = region.inodes(), region.pid
+        program.write_text(BEGIN + READY_THEN + "of.send(TAKEN)\nof.receive(GO, 3)\ntime.sleep(60)")
+        region.signal(signal.SIGUSR2)
+        assert region.ended() == 1
+        assert region.pid == before and region.logged("has not begun") == 1
+        program.write_text(RELAY.read_text())
+        region.start()
+        more(player)
+        assert region.inodes() == kept
+        assert edge.logged("new_process=true") == 2
+
+
+def test_a_node_that_drains_is_not_handed_over(tmp_path: Path) -> None:
+    pair = Pair(tmp_path)
+    with (
+        service(pair.region) as region,
+        service(pair.edge),
+        playing(pair.player) as player,
+        sender(pair.ingest, rate=400) as source,
+        sending(source),
+    ):
+        more(player)
+        before = region.pid
+        call(f"http://127.0.0.1:{pair.region_ops}", "/v1/drain", {"timeout_seconds": None})
+        region.signal(signal.SIGUSR2)
+        wait_for("refusal", lambda: region.logged(" handover_failed "))
+        assert "the node drains: start the new version when it has ended" in region.log.read_text()
+        more(player)  # nobody else takes the stream
+        assert region.pid == before
 
 
 def test_several_threads_are_not_handed_over(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ class Pair:
     def __init__(self, directory: Path) -> None:
         first = free_port(10)
         self.ingest, self.player, self.edge_hop, self.region_hop = first, first + 2, first + 4, first + 5
+        self.region_ops = first + 7
         self.edge, self.region = directory / "edge.toml", directory / "region.toml"
         keys = {name: keygen(directory / f"{name}.key") for name in ("edge", "region")}
         calls = hop_toml(
@@ -44,7 +45,7 @@ class Pair:
         )
         self.edge.write_text(node_toml("edge", first + 6, calls, ingest_toml(STREAM, self.ingest)))
         called = hop_toml(f"127.0.0.1:{self.region_hop}", directory / "region.key", "edge", keys["edge"])
-        self.region.write_text(node_toml("region", first + 7, called, egress_toml(STREAM, self.player)))
+        self.region.write_text(node_toml("region", self.region_ops, called, egress_toml(STREAM, self.player)))
 
 
 class Player:
