@@ -41,6 +41,7 @@ test-arm: build
 
 lint: build
 	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+	cd deploy/ansible && PATH=$(CURDIR)/.venv/bin:$$PATH ansible-lint -q
 	MYPYPATH=. $(PY) -m mypy.stubtest --concise --ignore-disjoint-bases --ignore-unused-allowlist \
 		--allowlist tests/stubtest.txt $(STUBS)
 
@@ -76,12 +77,16 @@ lab-peers: build
 	tests/benchmarks/peers/install.sh $(LAB_PEER_PACKAGES)
 	$(PY) -m tests.benchmarks.rivals --seconds $(SECONDS) $(LAB_PEERS)
 
+# The program's and those of all that it needs at run time: a device installs from them, without a compiler or an index.
 wheels: build
-	.venv/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	.venv/bin/pip wheel --quiet --disable-pip-version-check --wheel-dir dist .
 
 # Cross-built; `wheels` builds for this machine.
 wheel-arm64: build .venv/arm-packages
 	tests/arm/cross arm64 bdist_wheel --dist-dir $(CURDIR)/dist
+	.venv/bin/pip download --quiet --disable-pip-version-check --dest dist --only-binary=:all: --platform linux_aarch64 \
+		$(addprefix --platform ,manylinux2014_aarch64 manylinux_2_17_aarch64 manylinux_2_28_aarch64) \
+		$$(ls -t dist/edge_relay-*-linux_aarch64.whl | head -n 1)
 
 clean:
 	rm -rf .venv build dist *.egg-info relay_ext/*.so
