@@ -366,7 +366,7 @@ def test_lies_in_reports_buy_no_more_repair_than_configured(
     if lie is everything_is_missing:
         assert liar.received[4] == 5 * PER_SECOND
     hop = fleet.hop_status("edge", "region")
-    assert hop["overhead_ratio"] <= max_overhead + 0.001
+    assert hop["overhead_ratio"] <= max_overhead + 1 / liar.received[4]  # the last one may be a part beyond
     # As received: coded bytes, without the 8 bytes of FEC payload ID, over symbols.
     repair = liar.plaintext_bytes[5] - 8 * liar.received[5]
     assert repair <= max_overhead * (liar.plaintext_bytes[4] - 4 * liar.received[4]) + VIDEO.size + 20
