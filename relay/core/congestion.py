@@ -60,6 +60,8 @@ LOSS_MEMORY_NS, LOSS_MEMORY_LONG_NS = 2 * SECOND, 30 * SECOND
 """In which the path's own loss is learned; upwards the second, where too high a rate makes loss, no queue."""
 PROBE = 0.15
 """Of what is sent; so much more or less repair, for a while, shows whether that moves the loss."""
+POLICED_LEAST = 0.5
+"""What loses at that share of what it let through is no policer: loss comes in bursts."""
 PROBE_NS = 2250 * MS
 """How long: what the average of loss takes, and a bit."""
 PROBE_SOON_NS, PROBE_FIRST_NS, PROBE_LAST_NS = 3 * SECOND, 30 * SECOND, 240 * SECOND
@@ -126,6 +128,8 @@ class Controller:
         """Once a queue: one that a pause does not shorten is a longer way."""
         self._policed = False
         """Too high a rate makes loss here and no queue."""
+        self._policed_bps = 0.0
+        """What it let through when it was found."""
         self._probe_end_ns = self._probed_ns = self._learn_until_ns = 0
         self._probed_loss = self._probed_bps = 0.0
         self._usual_loss: float | None = None
@@ -242,7 +246,8 @@ class Controller:
     def _loses_more(self, m: Measured) -> bool:
         """Than the path does by itself."""
         p = max(self.own_loss, 0.01)
-        sigma = sqrt(p * (1 - p) / max(m.packets_per_second / 8, 1.0))
+        bursts = (1 + m.loss_burst) / (1 - m.loss_burst)
+        sigma = sqrt(p * (1 - p) / max(m.packets_per_second / 8, 1.0) * bursts)
         return m.loss_recent > self.own_loss + max(LOSS_MARGIN, LOSS_SIGMAS * sigma)
 
     def _carried(self, m: Measured) -> float:
@@ -262,10 +267,11 @@ class Controller:
             self._probe_end_ns = 0
             self._probed_ns = now_ns
             moved = m.loss_ratio - self._probed_loss
-            if self.sent_bps < self._probed_bps:
+            more = self.sent_bps / self._probed_bps - 1
+            if more < 0:
                 moved = -moved
-            if abs(self.sent_bps / self._probed_bps - 1) < PROBE / 2:
-                moved = 0.0  # max_overhead left too little of it
+            if -PROBE < more < PROBE / 2:
+                moved = 0.0  # max_overhead left too little of it, or what was asked for again has become less
             if moved > max(LOSS_MARGIN, LOSS_SIGMAS * sigma):
                 self._police(now_ns, m)
                 return
@@ -287,6 +293,7 @@ class Controller:
         self._policed = True
         self.own_loss = 0.0
         self._limit_to(now_ns, self._carried(m))
+        self._policed_bps = self.capacity_bps
         self._learn_until_ns = now_ns + PROBE_NS + m.rtt_ns
 
     def _limit_to(self, now_ns: int, capacity_bps: float) -> None:
@@ -339,6 +346,9 @@ class Controller:
             return
         if self._policed and self._loses_more(m):
             self._limit_to(now_ns, self._carried(m))
+            if self.capacity_bps < POLICED_LEAST * self._policed_bps:
+                self.limit_bps = None
+                self._policed = False
             return
         if clear_ns and used:
             if self.limit_bps < NEAR * self.capacity_bps:

@@ -100,7 +100,7 @@ class Shape(carry.Writer):
         return NotImplemented
 
 
-SHAPE = "325c21715478f150"
+SHAPE = "0fe58520dc6deb7b"
 
 
 def test_the_format_has_a_number_of_its_own() -> None:

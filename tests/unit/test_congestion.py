@@ -218,6 +218,31 @@ def measured(**changes: float) -> Measured:
     return Measured(**(values | changes))  # type: ignore[arg-type]
 
 
+def test_what_loses_at_half_the_rate_too_is_no_policer() -> None:
+    """A probe that met a burst of losses is believed, until its limit has shown that it changes nothing."""
+    controller = Controller()
+    limits: list[float | None] = []
+    for look in range(1, 600):
+        at_s = look * LOOK_NS / SECOND
+        sent_bps = min(4e6 * (1 + controller.probe), controller.pace_bps or 1e12)
+        loss = 0.0 if at_s < 5 else 0.15 if at_s < 9 else 0.3
+        controller.look(
+            look * LOOK_NS,
+            measured(
+                passed_bps=sent_bps,
+                sent_bps=sent_bps,
+                loss_ratio=loss,
+                loss_recent=loss if at_s < 14 else loss + 0.2 * (look % 4 == 0),
+                progress_ns=look * LOOK_NS,
+            ),
+        )
+        limits.append(controller.limit_bps)
+    found = next(i for i, limit in enumerate(limits) if limit is not None)
+    assert limits[found:] != [None] * len(limits[found:])
+    lifted = next(i for i, limit in enumerate(limits) if i > found and limit is None)
+    assert (lifted - found) * LOOK_NS <= 10 * SECOND
+
+
 def test_what_a_pause_does_not_shorten_is_a_longer_way_and_is_not_paused_for_again() -> None:
     controller = Controller()
     states: list[str] = []
