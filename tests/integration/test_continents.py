@@ -20,7 +20,7 @@ pytestmark = pytest.mark.root
 
 SILENT_S = 15.0
 """Until a session with a peer that says nothing is over (docs/protocol.md)."""
-SOON_S = 5.0
+SOON_S = 10.0
 """A few round trips, a start of a process, and a machine with other work to do."""
 
 
@@ -31,7 +31,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         with or_skip():
             internet = Internet(directory, PAIRS, stack)
         of = Fleet(directory, internet, stack)
-        wait_for("the nearest regions", lambda: of.path() == ["in", "a", "b", "out"])
+        wait_for("the nearest regions", lambda: of.path() == ["in", "a", "b", "out"], PATIENCE)
         yield of
 
 
@@ -83,7 +83,9 @@ def test_a_partition_between_regions_heals(fleet: Fleet) -> None:
         time.sleep(3)  # how long it lasts
     assert 3 <= gap() < 3 + SOON_S
     wait_for(
-        "one directory", lambda: all(len(fleet.json(r, "/v1/status")["directory"]) == 1 for r in REGIONS)
+        "one directory",
+        lambda: all(len(fleet.json(r, "/v1/status")["directory"]) == 1 for r in REGIONS),
+        PATIENCE,
     )
 
 
