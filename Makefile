@@ -18,11 +18,12 @@ STUBS := $(addprefix relay_ext.,clock control crypto delay handover shards engin
 	transit pacer)
 ASAN_TESTS := $(addsuffix .py,$(addprefix tests/unit/test_,plane plane_commands plane_paths handover ingest shards relay subscribe delay playout path streams rlc gf256 seal rtp_ext \
 	payload payload_formats feedback timer transit pacer)) tests/fuzz $(addsuffix .py,$(addprefix tests/integration/test_,engine bench threads))
+DEPLOY_PACKAGES := debootstrap systemd-container openssh-client iproute2
 ARM_PACKAGES := gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf qemu-user-static
 BENCH_PACKAGES := libisal-dev
 SOURCES := pyproject.toml setup.py $(wildcard relay_ext/*.pyx relay_ext/*.pxd relay_ext/csrc/*)
 
-.PHONY: build demo test test-arm lint fuzz test-asan bench bench-peers lab lab-peers wheels wheel-arm64 clean
+.PHONY: build demo test test-deploy test-arm lint fuzz test-asan bench bench-peers lab lab-peers wheels wheel-arm64 clean
 
 build: .venv/built
 
@@ -34,7 +35,11 @@ test: build .venv/test-packages lint
 	@$(MAKE) --no-print-directory .venv/bin/promtool || echo "promtool could not be had: alarms are not tried"
 	$(PY) -m pytest
 
-# Where it cannot be done (no apt, no right to install, another processor) it says so and passes.
+# Where these two cannot be done (no apt, no root, another processor) they say so and pass.
+test-deploy: build
+	@$(MAKE) --no-print-directory .venv/deploy-packages || true
+	tests/deploy/test
+
 test-arm: build
 	@$(MAKE) --no-print-directory .venv/arm-packages || true
 	tests/arm/test
@@ -120,6 +125,10 @@ endef
 	@cd .venv && apt-get download -qq prometheus 2>/dev/null && \
 		dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --touch -C bin --strip-components=3 ./usr/bin/promtool
 	@rm -f .venv/prometheus_*.deb
+
+.venv/deploy-packages:
+	$(call install_packages,$(DEPLOY_PACKAGES))
+	@mkdir -p .venv && touch $@
 
 .venv/arm-packages:
 	$(call install_packages,$(ARM_PACKAGES))
