@@ -54,7 +54,8 @@ def _report(error: BaseException) -> int:
             sentences = error.problems
         case RelayError() | OSError():
             sentences = (error,)
-        case KeyboardInterrupt():
+        # Where a thread is being started, the lock that it is waited for with hides the interruption.
+        case KeyboardInterrupt() | RuntimeError(__context__=KeyboardInterrupt()):
             sentences = ("interrupted",)
         case _:
             sentences = (f"{type(error).__name__}: {error} (--debug shows where)",)
