@@ -7,6 +7,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from relay_ext.address cimport parse_address
+from relay_ext.base cimport addr
 from relay_ext.egress cimport egress, egress_table_add, egress_table_remove
 from relay_ext.feed cimport feed, feed_add, feed_hold, feed_release, feed_remove
 from relay_ext.hop cimport hop_destroy, hop_send_control, hop_timer
@@ -45,13 +46,12 @@ cdef void *allocate(size_t n) except NULL:
 cdef outgoing *make_outgoing(tuple address, bytes data) except NULL:
     if len(data) > SLAB_DATA:
         raise ValueError(f"a datagram has {SLAB_DATA} bytes at most")
+    cdef addr to
+    if address is not None:
+        parse_address(address, &to)
     cdef outgoing *o = <outgoing *>allocate(sizeof(outgoing))
     if address is not None:
-        try:
-            parse_address(address, &o.to)
-        except BaseException:
-            free(o)
-            raise
+        o.to = to
         o.has_address = True
     o.len = len(data)
     memcpy(o.data, <const uint8_t *>data, o.len)

@@ -245,13 +245,12 @@ cdef class Plane:
         if len(cname) > EGRESS_CNAME:
             raise ValueError(f"a CNAME has {EGRESS_CNAME} bytes at most")
         cdef void *of = pointer(self.tracks[track])
+        cdef addr rtp_address, rtcp_address
+        parse_address(to, &rtp_address)
+        parse_address(rtcp_to, &rtcp_address)
         cdef egress *e = <egress *>allocate(sizeof(egress))
-        try:
-            parse_address(to, &e.to)
-            parse_address(rtcp_to, &e.rtcp_to)
-        except BaseException:
-            free(e)
-            raise
+        e.to = rtp_address
+        e.rtcp_to = rtcp_address
         e.track = track
         e.id = self.new_id()
         e.port = port
@@ -343,13 +342,12 @@ cdef class Plane:
         if datagram_max and not DATAGRAM_MIN <= datagram_max <= DATAGRAM_MAX:
             raise ValueError(f"a path carries datagrams of {DATAGRAM_MIN} to {DATAGRAM_MAX} bytes")
         cdef void *h = pointer(self.hops[hop_id])
+        cdef addr to
+        if address is not None:
+            parse_address(address, &to)
         cdef path_setting *s = <path_setting *>allocate(sizeof(path_setting))
         if address is not None:
-            try:
-                parse_address(address, &s.to)
-            except BaseException:
-                free(s)
-                raise
+            s.to = to
             s.has_address = True
         s.datagram_max = datagram_max
         if port is not None:

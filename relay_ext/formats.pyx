@@ -13,9 +13,9 @@ A random access point (KEY) is, by format:
 - MPEG-TS: the random access indicator of a video PES packet.
 
 DISCARDABLE is said only where the format does: H.264 nal_ref_idc 0; H.265 sub-layer non-reference pictures of
-the highest temporal layer, known from the first SPS on; VP8's N; VP9 pictures that no other of the picture group refers to (not in the
-flexible mode, which says only what a picture itself refers to); null packets of a transport stream. AV1 tells it
-in the dependency descriptor or deep in the frame header: never here.
+the highest temporal layer, known from the first SPS on; VP8's N; VP9 pictures that no other of the picture group
+refers to (not in the flexible mode, which says only what a picture itself refers to); null packets of a transport
+stream. AV1 tells it in the dependency descriptor or deep in the frame header: never here.
 """
 from libc.string cimport memcpy, memset
 
