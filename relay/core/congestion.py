@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import sqrt
 
+from relay.core.repair import deviation
+
 MS = 1_000_000
 SECOND = 1000 * MS
 
@@ -245,9 +247,7 @@ class Controller:
 
     def _loses_more(self, m: Measured) -> bool:
         """Than the path does by itself."""
-        p = max(self.own_loss, 0.01)
-        bursts = (1 + m.loss_burst) / (1 - m.loss_burst)
-        sigma = sqrt(p * (1 - p) / max(m.packets_per_second / 8, 1.0) * bursts)
+        sigma = deviation(max(self.own_loss, 0.01), m.packets_per_second / 8, m.loss_burst)
         return m.loss_recent > self.own_loss + max(LOSS_MARGIN, LOSS_SIGMAS * sigma)
 
     def _carried(self, m: Measured) -> float:
@@ -261,17 +261,16 @@ class Controller:
         if self._probe_end_ns:
             if now_ns < self._probe_end_ns:
                 return
-            p = max(self._probed_loss, 0.01)
-            looked_at = max(m.packets_per_second * PROBE_NS / SECOND, 1.0)
-            sigma = sqrt(2 * p * (1 - p) / looked_at * (1 + m.loss_burst) / (1 - m.loss_burst))
+            looked_at = m.packets_per_second * PROBE_NS / SECOND
+            sigma = sqrt(2) * deviation(max(self._probed_loss, 0.01), looked_at, m.loss_burst)
             self._probe_end_ns = 0
             self._probed_ns = now_ns
-            moved = m.loss_ratio - self._probed_loss
             more = self.sent_bps / self._probed_bps - 1
-            if more < 0:
-                moved = -moved
-            if -PROBE < more < PROBE / 2:
-                moved = 0.0  # max_overhead left too little of it, or what was asked for again has become less
+            moved = 0.0  # max_overhead left too little of it, or what was asked for again has become less
+            if more >= PROBE / 2:
+                moved = m.loss_ratio - self._probed_loss
+            elif more <= -PROBE:
+                moved = self._probed_loss - m.loss_ratio
             if moved > max(LOSS_MARGIN, LOSS_SIGMAS * sigma):
                 self._police(now_ns, m)
                 return
@@ -300,6 +299,10 @@ class Controller:
         self.capacity_bps = capacity_bps
         self.limit_bps = max(RESUME * capacity_bps, LEAST_BPS)
         self._clear_ns = self._empty_ns = self._used_ns = now_ns
+
+    def _lift(self) -> None:
+        self.limit_bps = None
+        self._policed = False
 
     def _cut(self, now_ns: int, m: Measured) -> None:
         self.capacity_bps = self._carried(m)
@@ -336,8 +339,7 @@ class Controller:
         if used:
             self._used_ns = now_ns
         elif now_ns - self._used_ns > UNUSED_NS:
-            self.limit_bps = None
-            self._policed = False
+            self._lift()
             return
         if self._learn_until_ns:
             if now_ns >= self._learn_until_ns:
@@ -347,8 +349,7 @@ class Controller:
         if self._policed and self._loses_more(m):
             self._limit_to(now_ns, self._carried(m))
             if self.capacity_bps < POLICED_LEAST * self._policed_bps:
-                self.limit_bps = None
-                self._policed = False
+                self._lift()
             return
         if clear_ns and used:
             if self.limit_bps < NEAR * self.capacity_bps:

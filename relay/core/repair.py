@@ -34,6 +34,12 @@ class Link:
     """Source packets."""
 
 
+def deviation(loss_ratio: float, packets: float, burst: float) -> float:
+    """Of the loss of so many packets, that of `Link.loss_burst` taken into account."""
+    alone = sqrt(loss_ratio * (1 - loss_ratio) / max(packets, 1.0))
+    return alone * sqrt((1 + burst) / (1 - burst))
+
+
 def proactive_ratio(link: Link) -> float:
     """Repair packets to send per source packet, before any report.
 
@@ -45,10 +51,7 @@ def proactive_ratio(link: Link) -> float:
     if loss <= 0:
         return 0.0
     covered = min(link.budget_ns * 1e-9 * link.packets_per_second, WINDOW_SYMBOLS) * (1 + mean)
-    deviation = sqrt(loss * (1 - loss) / max(covered, 1.0)) * sqrt(
-        (1 + link.loss_burst) / (1 - link.loss_burst)
-    )
-    worst = min(loss + 3 * deviation, LOSS_MAX)
+    worst = min(loss + 3 * deviation(loss, covered, link.loss_burst), LOSS_MAX)
     alone = worst / (1 - worst)
     one_round = link.rtt_ns + REPORT_SLACK_NS
     if link.budget_ns <= one_round or link.rtt_ns == 0:

@@ -144,7 +144,8 @@ class Choice:
     averages: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     better_ns: Mapping[str, int] = field(default_factory=dict)
     dwells_ns: int = 0
-    """The router's state, from which reasons are made when somebody asks for them."""
+    """The router's state, from which reasons are made when somebody asks for them. It replaces its
+    dictionaries, and never changes them."""
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -197,13 +198,13 @@ class Router:
         ranked = self._rank(now_ns, candidates)
         usable = [c for c in ranked if c.usable]
         if not usable:
-            self._better_ns.clear()
+            self._better_ns = {}
             why = "; ".join(f"{c.peer}: {c.refused or _why_unusable(c)}" for c in candidates)
             return self._choice(now_ns, None, why or "no peer with an address is configured", ranked)
         held = next((c for c in usable if c.peer == current), None)
         target = self._challenger(now_ns, usable, held) if held else self._first(usable)
         if target is not held:
-            self._better_ns.clear()
+            self._better_ns = {}
         self._note(now_ns, target.peer)
         return self._choice(now_ns, target, self._why(usable, target, held), ranked)
 
@@ -280,7 +281,7 @@ class Router:
 
     def _choice(self, now_ns: int, chosen: Candidate | None, why: str, ranked: Sequence[Candidate]) -> Choice:
         peer, dwells_ns = chosen.peer if chosen else None, self._dwells_ns(now_ns)
-        return Choice(peer, why, now_ns, tuple(ranked), self._averages, self._better_ns.copy(), dwells_ns)
+        return Choice(peer, why, now_ns, tuple(ranked), self._averages, self._better_ns, dwells_ns)
 
 
 def _why_unusable(c: Candidate) -> str:
