@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from relay import __version__, fleet
-from relay.client import NoAnswerError, add_url, call
+from relay.client import NoAnswerError, add_url, call, foreign
 from relay.config import notes
 from relay.config.files import check_files, load, read_private_key
 from relay.core.keys import private_key_file, public_key_text
@@ -207,7 +207,7 @@ def _status_text(url: str) -> str:
         text: str = importlib.import_module("relay.web.status_text").render(status)
         return text
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise RelayError(f"what answers at {url} is no relay node of this version") from error
+        raise foreign(url) from error
 
 
 def _drain(args: argparse.Namespace) -> int:

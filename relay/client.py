@@ -59,6 +59,11 @@ def call(url: str, path: str, content: object = None) -> Any:
         raise RelayError(f"what answers at {url} is no relay node") from error
 
 
+def foreign(url: str) -> RelayError:
+    """What to raise for an answer that lacks what a node's has."""
+    return RelayError(f"what answers at {url} is no relay node of this version")
+
+
 def _sentence(error: urllib.error.HTTPError) -> str:
     try:
         return str(json.loads(error.read(4096))["error"])

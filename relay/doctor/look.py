@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from relay.client import DEFAULT_URL, call
+from relay.client import DEFAULT_URL, call, foreign
 from relay.config import Address, Config, is_ip
 from relay.config.files import check_files, load, read_private_key, read_statement
 from relay.core import record
@@ -30,6 +30,7 @@ from relay.doctor.probe import probe
 from relay.errors import ConfigError, Problem, RelayError
 from relay.services.board import Board
 from relay.services.ciphers import fastest_first
+from relay.services.names import addresses
 from relay.services.sockets import open_udp
 from relay.wire import sdp
 from relay.wire.hop import CIPHER_NAMES
@@ -172,7 +173,7 @@ def _status(url: str, name: str | None) -> tuple[Mapping[str, Any] | None, str]:
     try:
         status = call(url, "/v1/status")
         if not {"node", "hops", "peers", "engine", "log", "reasons", "notes", "fleet"} <= status.keys():
-            raise RelayError(f"what answers at {url} is no relay node of this version")
+            raise foreign(url)
         if name not in (None, status["node"]["name"]):
             raise RelayError(f"what answers at {url} is another node, {status['node']['name']}")
     except RelayError as error:
@@ -280,11 +281,11 @@ def _names(config: Config) -> Names:
 
 def _resolve(host: str, found: Names) -> None:
     try:
-        addresses = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+        infos = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
     except OSError as error:
         found[host] = (error.strerror or str(error)).lower(), []
     else:
-        found[host] = "", list(dict.fromkeys(str(info[4][0]) for info in addresses))
+        found[host] = "", [ip for ip, _ in addresses(infos)]
 
 
 def _probes(config: Config | None, own: bytes, names: Names, *, running: bool) -> tuple[list[Probe], str]:

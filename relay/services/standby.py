@@ -176,9 +176,8 @@ class Standbys:
     def take_over(self, now_ns: int, stream: Stream, why: str, silent_ms: int | None = None) -> bool:
         """The first region has the stream no longer, or is silent: whether the second has taken it."""
         if stream.standby is None or not stream.standby.armed or stream.source is None:
-            self._confirm(
-                now_ns, stream
-            )  # if it has been taken over just before: there is nothing to ask for
+            # If it has been taken over just before: there is nothing to ask for.
+            self._confirm(now_ns, stream)
             return False
         left = stream.source
         if silent_ms is None:

@@ -133,12 +133,18 @@ FAILURES = {
 }
 
 
+def replaceable(directory: Path) -> Path:
+    """The program in a file of its own, where the next version can be put."""
+    program = directory / "relay"
+    program.write_text(RELAY.read_text())
+    program.chmod(0o755)
+    return program
+
+
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_successor_that_fails_changes_nothing(failure: str, tmp_path: Path) -> None:
     script, sentence = FAILURES[failure]
-    program = tmp_path / "relay"
-    program.write_text(RELAY.read_text())
-    program.chmod(0o755)
+    program = replaceable(tmp_path)
     pair = Pair(tmp_path)
     with (
         service(pair.region, program=program) as region,
@@ -164,18 +170,9 @@ def test_a_successor_that_fails_changes_nothing(failure: str, tmp_path: Path) ->
 
 def test_a_successor_that_does_not_begin_is_a_crash(tmp_path: Path) -> None:
     """Once told to go on it may have sent something: the keys are its own, and nobody goes on with them."""
-    program = tmp_path / "relay"
-    program.write_text(RELAY.read_text())
-    program.chmod(0o755)
+    program = replaceable(tmp_path)
     pair = Pair(tmp_path)
-    with (
-        service(pair.region, program=program) as region,
-        service(pair.edge) as edge,
-        playing(pair.player) as player,
-        sender(pair.ingest, rate=400) as source,
-        sending(source),
-    ):
-        more(player)
+    with playing_through(pair, program) as (region, edge, player):
         kept, before = region.inodes(), region.pid
         program.write_text(BEGIN + READY_THEN + "of.send(TAKEN)\nof.receive(GO, 3)\ntime.sleep(60)")
         region.signal(signal.SIGUSR2)
@@ -190,14 +187,7 @@ def test_a_successor_that_does_not_begin_is_a_crash(tmp_path: Path) -> None:
 
 def test_a_node_that_drains_is_not_handed_over(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
-    with (
-        service(pair.region) as region,
-        service(pair.edge),
-        playing(pair.player) as player,
-        sender(pair.ingest, rate=400) as source,
-        sending(source),
-    ):
-        more(player)
+    with playing_through(pair) as (region, _, player):
         before = region.pid
         call(f"http://127.0.0.1:{pair.region_ops}", "/v1/drain", {"timeout_seconds": None})
         region.signal(signal.SIGUSR2)

@@ -22,7 +22,7 @@ from tests.integration.nodes import (
     sender,
     wait_for,
 )
-from tests.integration.service import Service, service
+from tests.integration.service import RELAY, Service, service
 
 RATE = 400
 
@@ -109,10 +109,10 @@ def more(player: Player, count: int = 200) -> None:
 
 
 @contextmanager
-def playing_through(pair: Pair) -> Iterator[tuple[Service, Service, Player]]:
-    """Region, edge, and a player that media has reached through both."""
+def playing_through(pair: Pair, program: Path = RELAY) -> Iterator[tuple[Service, Service, Player]]:
+    """Region (of that program), edge, and a player that media has reached through both."""
     with (
-        service(pair.region) as region,
+        service(pair.region, program=program) as region,
         service(pair.edge) as edge,
         playing(pair.player) as player,
         sender(pair.ingest, rate=RATE) as source,
