@@ -14,7 +14,7 @@ from relay_ext.hop cimport hop_destroy, hop_send_control, hop_timer
 from relay_ext.ingest cimport ingest_feedback
 from relay_ext.mailbox cimport mail_target, target
 from relay_ext.path cimport path_set, path_setting, session_keys
-from relay_ext.peer cimport hop, hop_params
+from relay_ext.peer cimport SENDER_INTERVAL, hop, hop_params, hop_watched, wake_within
 from relay_ext.plane cimport (
     OP_CONTROL, OP_EGRESS_ADD, OP_EGRESS_REMOVE, OP_FEED_ADD, OP_FEED_HOLD, OP_FEED_RELEASE, OP_FEED_REMOVE, OP_FEEDBACK,
     OP_HOP_ADD, OP_HOP_ORDERS, OP_HOP_PARAMS, OP_HOP_REMOVE, OP_HOP_WATCH, OP_KEYS_ADD, OP_KEYS_DROP, OP_KEYS_USE,
@@ -27,7 +27,7 @@ from relay_ext.route cimport route_add, route_remove
 from relay_ext.seal cimport gate_set_secret, seal_key_free
 from relay_ext.sender cimport hop_set_params
 from relay_ext.sessions cimport session_find, session_remove
-from relay_ext.silence cimport silence_watch
+from relay_ext.silence cimport silence, silence_watch
 from relay_ext.slab cimport SLAB_DATA, slab, slab_get, slab_unref
 from relay_ext.standby cimport standby, standby_add, standby_ask, standby_remove
 from relay_ext.timer cimport timer_schedule
@@ -122,7 +122,8 @@ cdef inline void apply_hop(plane *p, int64_t now, command *c) noexcept nogil:
         hop_timer(h, now)
     elif c.op == OP_HOP_REMOVE:
         mail_target(&p.mail, h.id).id = 0
-        watch_hop(p, now, h, False)
+        watch(p, now, h, &h.silence, False)
+        watch(p, now, h, &h.echo, False)
         hop_destroy(h)
         free(h)
     elif c.op == OP_HOP_PARAMS:
@@ -133,7 +134,7 @@ cdef inline void apply_hop(plane *p, int64_t now, command *c) noexcept nogil:
         memcpy(h.repair_order, &c.b, 4)
         uplink_choose(h)
     elif c.op == OP_HOP_WATCH:
-        watch_hop(p, now, h, c.a)
+        watch(p, now, h, &h.echo if c.b else &h.silence, c.a)
     elif c.op == OP_PATH:
         path_set(&h.paths[c.a], <path_setting *>c.ptr)
         free(c.ptr)
@@ -147,15 +148,20 @@ cdef inline void apply_hop(plane *p, int64_t now, command *c) noexcept nogil:
         uplink_choose(h)
 
 
-cdef void watch_hop(plane *p, int64_t now, hop *h, bint watched) noexcept nogil:
+cdef void watch(plane *p, int64_t now, hop *h, silence *of, bint watched) noexcept nogil:
     cdef hop **at = &p.watched
-    if watched == h.silence.watched:
+    cdef bint listed = hop_watched(h)
+    if watched == of.watched:
         return
-    silence_watch(&h.silence, now, watched)
+    silence_watch(of, now, watched)
+    if watched:
+        timer_schedule(h.wheel, &h.watch_timer, now)
+        wake_within(h, now, SENDER_INTERVAL)  # the peer is to be asked to be heard all the time
+    if listed == hop_watched(h):
+        return
     if watched:
         h.next_watched = p.watched
         p.watched = h
-        timer_schedule(h.wheel, &h.watch_timer, now)
         return
     while at[0] != h:
         at = &at[0].next_watched

@@ -27,6 +27,9 @@ EVENT_KEY_ASKED: Final[int]
 """`a`: track; a receiver of one of its egresses asks for a key frame. At most one each 100 ms and egress."""
 EVENT_SILENT: Final[int]
 """`a`: hop, `b`: milliseconds; nothing has come for so long from a peer that is watched."""
+EVENT_UNREACHED: Final[int]
+"""`a`: hop, `b`: milliseconds; for so long a peer whose echo is watched has not said that anything new of
+ours has come."""
 PORT_HOP: Final[int]
 PORT_RTP: Final[int]
 """RTP, and RTCP multiplexed with it (RFC 5761)."""
@@ -290,6 +293,9 @@ class Plane:
     def watch_hop(self, hop_id: int, watched: bool) -> None:
         """Tell of it (EVENT_SILENT) when nothing comes from the peer any more, and have it send something all
         the time."""
+    def watch_echo(self, hop_id: int, watched: bool) -> None:
+        """Tell of it (EVENT_UNREACHED) when the peer is heard no more to get what is sent to it, and send it
+        something all the time."""
     def add_route(self, hop_id: int, stream_alias: int, track_alias: int, epoch: int, track: int) -> None:
         """What the peer sends under these aliases is that track, which may be one of another shard."""
     def remove_route(self, hop_id: int, track: int) -> None:

@@ -43,8 +43,8 @@ from relay_ext.state import Event, Link, PathState
 from relay_ext.plane cimport (
     EVENT_ADDRESS as _ADDRESS, EVENT_CONFIRMED as _CONFIRMED, EVENT_CONTROL as _CONTROL,
     EVENT_HANDSHAKE as _HANDSHAKE, EVENT_KEY_ASKED as _KEY_ASKED, EVENT_KEY_WANTED as _KEY_WANTED,
-    EVENT_SILENT as _SILENT, EVENT_SOURCE as _SOURCE, PORT_CLOSED as _CLOSED, PORT_EGRESS as _EGRESS,
-    PORT_HOP as _HOP, PORT_RTCP as _RTCP, PORT_RTP as _RTP)
+    EVENT_SILENT as _SILENT, EVENT_SOURCE as _SOURCE, EVENT_UNREACHED as _UNREACHED, PORT_CLOSED as _CLOSED,
+    PORT_EGRESS as _EGRESS, PORT_HOP as _HOP, PORT_RTCP as _RTCP, PORT_RTP as _RTP)
 
 EVENT_HANDSHAKE = _HANDSHAKE
 EVENT_CONTROL = _CONTROL
@@ -54,6 +54,7 @@ EVENT_SOURCE = _SOURCE
 EVENT_KEY_WANTED = _KEY_WANTED
 EVENT_KEY_ASKED = _KEY_ASKED
 EVENT_SILENT = _SILENT
+EVENT_UNREACHED = _UNREACHED
 PORT_HOP = _HOP
 PORT_RTP = _RTP
 PORT_RTCP = _RTCP
@@ -457,7 +458,11 @@ cdef class Plane:
 
     def watch_hop(self, uint32_t hop_id, bint watched):
         """Tell of it when nothing comes from the peer any more, and have it send something all the time."""
-        self.send_command(OP_HOP_WATCH, pointer(self.hops[hop_id]), NULL, watched)
+        self.send_command(OP_HOP_WATCH, pointer(self.hops[hop_id]), NULL, watched, 0)
+
+    def watch_echo(self, uint32_t hop_id, bint watched):
+        """Tell of it when nothing gets to the peer any more, as far as it says."""
+        self.send_command(OP_HOP_WATCH, pointer(self.hops[hop_id]), NULL, watched, 1)
 
     def add_route(self, uint32_t hop_id, uint16_t stream_alias, uint8_t track_alias, uint8_t epoch, uint32_t track):
         """What the peer sends under these aliases is that track."""

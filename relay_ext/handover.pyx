@@ -18,7 +18,7 @@ from relay_ext.feed cimport feed, feed_add
 from relay_ext.hop cimport hop_init
 from relay_ext.mailbox cimport SHARDS, mail_target, target
 from relay_ext.path cimport session_keys
-from relay_ext.peer cimport HOP_PATHS, hop
+from relay_ext.peer cimport HOP_PATHS, hop, hop_watched
 from relay_ext.plane cimport PLANE_PORTS, PORT_CLOSED, PORT_EGRESS, TIMER_HOP, TIMER_PACER, TIMER_TRACK, TIMER_WATCH, plane, plane_track
 from relay_ext.playout cimport track_init
 from relay_ext.route cimport ROUTE_SLOTS, route, route_add
@@ -244,10 +244,10 @@ cdef int carry_standbys(Plane of, archive *a) except -1:
 
 cdef int take_up_watch(plane *p, hop *h) except -1:
     """Of a peer that the process before has watched."""
-    if h.silence.watched:
+    if hop_watched(h):
         h.next_watched = p.watched
         p.watched = h
-        timer_schedule(h.wheel, &h.watch_timer, h.silence.last + h.silence.limit)
+        timer_schedule(h.wheel, &h.watch_timer, max(h.silence.last, h.echo.last))
     return 0
 
 

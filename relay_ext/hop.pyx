@@ -182,7 +182,7 @@ cdef void hop_timer(hop *h, int64_t now) noexcept nogil:
     # For a budget after the last packet: any of these reports tells of a lost tail, or of our new address.
     cdef bint sending = h.source_at and now - h.source_at < h.params.send_budget
     cdef bint pausing = h.media_at and now - h.media_at < keep
-    cdef bint beating = now < h.beats_until
+    cdef bint beating = now < h.beats_until or h.echo.watched  # what is to be echoed has to be sent
     cdef int64_t interval = IDLE_INTERVAL, telling = SENDER_INTERVAL
     if h.params.pace > 0.0:
         telling = max(telling, <int64_t>(REPORT_BYTES / REPORT_SHARE / h.params.pace * 1e9))

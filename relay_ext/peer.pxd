@@ -130,7 +130,8 @@ ctypedef struct hop:
     reordering reorder
     int64_t media_at          # ns, last source or repair received
     int64_t report_at         # ns, our last report
-    silence silence
+    silence silence           # when something last came
+    silence echo              # when the peer last said that something new of ours had come
     route_table routes
     timer_node watch_timer
     hop *next_watched
@@ -141,6 +142,9 @@ ctypedef struct hop:
     slab *control             # of the last HOP_CONTROL: data[0:len] is the frame, padding included
     uint64_t delays[1024]
     hop_stats stats
+
+cdef inline bint hop_watched(const hop *h) noexcept nogil:
+    return h.silence.watched or h.echo.watched
 
 cdef inline void wake_within(hop *h, int64_t now, int64_t interval) noexcept nogil:
     if not timer_armed(&h.timer) or h.timer.deadline > now + interval:

@@ -39,6 +39,7 @@ cdef enum:                    # kinds of event
     EVENT_KEY_WANTED = 6      # a: hop, b: stream alias << 8 | track alias; frames that others need were dropped there
     EVENT_KEY_ASKED = 7       # a: track; a receiver of an egress asks for a key frame
     EVENT_SILENT = 8          # a: hop, b: ms that nothing has come from it; it is watched
+    EVENT_UNREACHED = 9       # a: hop, b: ms that nothing has got to it, as far as it says; its echo is watched
 
 cdef enum:                    # commands
     OP_PORT = 1

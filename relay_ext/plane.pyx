@@ -30,7 +30,7 @@ from relay_ext.seal cimport (
 from relay_ext.sender cimport hop_pace
 from relay_ext.sessions cimport session_find
 from relay_ext.slab cimport SLAB_DATA, slab, slab_get, slab_pool_free, slab_pool_new, slab_unref
-from relay_ext.standby cimport FRAME_TAKE_OVER, standby_asked, standby_watch
+from relay_ext.standby cimport FALLEN_ECHO, FALLEN_SILENCE, FRAME_TAKE_OVER, standby_asked, standby_watch
 from relay_ext.timer cimport timer_expire, timer_next, timer_node, timer_schedule, timer_wheel_init
 
 cdef enum:
@@ -434,9 +434,12 @@ cdef inline void pace(plane *p, int64_t now, hop *h) noexcept nogil:
 
 
 cdef inline void watch(plane *p, int64_t now, hop *h) noexcept nogil:
-    cdef int64_t last = h.silence.last
-    if standby_watch(h, &p.takeovers, now):
-        notify(p, now, EVENT_SILENT, h.id, <uint32_t>((now - last) // 1000000), &h.paths[h.active].to, 0)
+    cdef const addr *to = &h.paths[h.active].to
+    cdef uint8_t fallen = standby_watch(h, &p.takeovers, now)
+    if fallen & FALLEN_SILENCE:
+        notify(p, now, EVENT_SILENT, h.id, <uint32_t>((now - h.silence.last) // 1000000), to, 0)
+    if fallen & FALLEN_ECHO:
+        notify(p, now, EVENT_UNREACHED, h.id, <uint32_t>((now - h.echo.last) // 1000000), to, 0)
 
 
 cdef void plane_wake(plane *p, int64_t now) noexcept nogil:
@@ -446,7 +449,7 @@ cdef void plane_wake(plane *p, int64_t now) noexcept nogil:
     if now - p.due <= AWAY:
         return
     while h != NULL:
-        h.silence.last = now
+        h.silence.last = h.echo.last = now
         h = h.next_watched
 
 

@@ -8,13 +8,13 @@ from relay_ext.datagram cimport begin_datagram, end_datagram
 from relay_ext.inner cimport be16, be32, put16, put32, serial_diff
 from relay_ext.path cimport (
     MAX_RTT, PATH_ARRIVALS, path_report, path_take_report, path_write_arrivals, path_write_report)
-from relay_ext.peer cimport HOP_PATHS, HOP_SPAN, TYPE_REPORT, wake_within
+from relay_ext.peer cimport HOP_PATHS, HOP_SPAN, TYPE_REPORT, hop_watched, wake_within
 from relay_ext.receiver cimport learn_tail
 from relay_ext.reorder cimport reorder_share
 from relay_ext.repair cimport repair_reactively
 from relay_ext.rlc cimport rlc_decoder_deficit, rlc_decoder_is_missing
 from relay_ext.seal cimport SEAL_HEADER
-from relay_ext.silence cimport BEAT_FAST
+from relay_ext.silence cimport BEAT_FAST, silence_heard
 from relay_ext.uplink cimport uplink_choose, uplink_is_up, uplink_told
 
 cdef enum:
@@ -79,8 +79,8 @@ cdef void send_report(hop *h, path *p, int64_t now) noexcept nogil:
     out = d.data + SEAL_HEADER
     memset(out, 0, REPORT_FIXED + REPORT_BITS // 8)
     out[0] = p.id
-    out[1] = (REPORT_HEARD if p.rx_started else 0) | (REPORT_BEATS if h.silence.watched else 0)
-    if now < h.silence.fast_until:
+    out[1] = (REPORT_HEARD if p.rx_started else 0) | (REPORT_BEATS if hop_watched(h) else 0)
+    if now < max(h.silence.fast_until, h.echo.fast_until):
         out[1] |= REPORT_FAST
     put16(out + 2, min(asked_for(h, now), 0xffff))
     path_write_report(p, now, out + 4)
@@ -135,6 +135,8 @@ cdef void receive_report(hop *h, path *p, int64_t now, uint64_t counter, slab *s
     if not path_take_report(p, now, counter, &r):
         return
     h.stats.reports_received += 1
+    if p.progress_at == now:
+        silence_heard(&h.echo, now, h.source_at)
     learn_tail(h, now, be32(b + 24))
     # Beyond the longest RTT the peer's clock may have wrapped.
     if h.view_at and now - h.view_at <= <int64_t>MAX_RTT and <int32_t>(r.time_us - h.view_us) <= 0:

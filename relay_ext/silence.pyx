@@ -9,6 +9,7 @@ the longest of n is its constant times ln n, and one of three times that comes o
 loss in half a minute, one in 10^7. While media pauses nobody is in a hurry, and only the most counts. docs/fleet.md
 has what that comes to in a day.
 """
+from libc.stdint cimport INT64_MAX
 from libc.string cimport memset
 
 cdef int64_t WINDOW = 30000000000   # ns; gaps of one to two of these are remembered
@@ -39,6 +40,8 @@ cdef inline int64_t limit_of(const silence *s, int64_t media_at) noexcept nogil:
 
 
 cdef int64_t silence_judge(silence *s, int64_t now, int64_t media_at) noexcept nogil:
+    if not s.watched:
+        return INT64_MAX
     if now - s.turned >= WINDOW:
         s.longest[1] = s.longest[0]
         s.heard[1] = s.heard[0]

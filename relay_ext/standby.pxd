@@ -8,6 +8,10 @@ from relay_ext.playout cimport track
 cdef enum:
     FRAME_TAKE_OVER = 9       # kind of control frame
 
+cdef enum:                    # what has fallen silent, as bits
+    FALLEN_SILENCE = 1
+    FALLEN_ECHO = 2
+
 ctypedef struct standby:
     standby *next             # of the same first peer
     hop *first
@@ -21,6 +25,7 @@ ctypedef struct standby:
 
 ctypedef struct takeover_stats:
     uint64_t silences         # peers that fell silent while they were watched
+    uint64_t unreached        # peers that nothing got to any more while their echo was watched
     uint64_t takeovers        # tracks that were asked for at a second peer because of that
     uint64_t released         # tracks that were sent to a peer at its word
     uint64_t take_over_unknown  # asked for what is not sent there, or by another shard
@@ -29,7 +34,7 @@ ctypedef struct takeover_stats:
 cdef void standby_add(standby *s) noexcept nogil
 cdef void standby_remove(standby *s) noexcept nogil   # and frees it
 cdef void standby_ask(standby *s, int64_t now) noexcept nogil
-# The timer of a hop that is watched; True: it has just fallen silent.
-cdef bint standby_watch(hop *h, takeover_stats *stats, int64_t now) noexcept nogil
+# The timer of a hop that is watched: what has just fallen silent.
+cdef uint8_t standby_watch(hop *h, takeover_stats *stats, int64_t now) noexcept nogil
 # A frame that asks for tracks at this end.
 cdef void standby_asked(hop *h, mailroom *mail, takeover_stats *stats, int64_t now) noexcept nogil

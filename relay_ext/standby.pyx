@@ -46,14 +46,15 @@ cdef void standby_ask(standby *s, int64_t now) noexcept nogil:
         timer_schedule(s.first.wheel, &s.first.watch_timer, now)
 
 
-cdef bint standby_watch(hop *h, takeover_stats *stats, int64_t now) noexcept nogil:
-    cdef bint before = h.silence.silent
-    cdef int64_t deadline = silence_judge(&h.silence, now, h.media_at) if h.silence.watched else INT64_MAX
-    cdef bint fallen = h.silence.silent and not before
+cdef uint8_t standby_watch(hop *h, takeover_stats *stats, int64_t now) noexcept nogil:
+    cdef bint silent = h.silence.silent, unreached = h.echo.silent
+    cdef int64_t deadline = min(silence_judge(&h.silence, now, h.media_at), silence_judge(&h.echo, now, h.source_at))
     cdef standby *s = <standby *>h.standbys
-    if fallen:
-        stats.silences += 1
-    while fallen and s != NULL:
+    silent = h.silence.silent and not silent
+    unreached = h.echo.silent and not unreached
+    stats.silences += silent
+    stats.unreached += unreached
+    while silent and s != NULL:
         standby_ask(s, now)
         stats.takeovers += 1
         s = s.next
@@ -61,7 +62,7 @@ cdef bint standby_watch(hop *h, takeover_stats *stats, int64_t now) noexcept nog
         deadline = min(deadline, now + ASK_INTERVAL)
     if deadline != INT64_MAX:
         timer_schedule(h.wheel, &h.watch_timer, deadline)
-    return fallen
+    return (FALLEN_SILENCE if silent else 0) | (FALLEN_ECHO if unreached else 0)
 
 
 cdef bint ask(standby *s, int64_t now) noexcept nogil:

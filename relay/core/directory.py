@@ -17,6 +17,10 @@ the highest that its region had seen (a Lamport clock), so that whoever could kn
 The lower stamp keeps the name, of equal ones the lower key; all regions see the same entries, and so agree.
 No clock is read for that: small boards lose the time, and ages would differ by what messages took.
 
+An entry also says who publishes, and how often that node has sent the stream elsewhere (`serial`). Of the
+entries of one publisher only the one with the highest serial counts, and it has the stamp of the one before:
+so a publisher can move at once, also away from a region that can no longer say that it is gone.
+
 Sans-IO: `receive` and `poll` are given the time in ns; what they return is to be sent.
 """
 
@@ -39,12 +43,22 @@ VERSION_NS = 5_000 * MS
 EXPIRE_NS = 20_000 * MS
 """Silence after which a region's streams are gone: longer than a session takes to call itself silent, so that
 a reconnect of that length costs nothing."""
-PAGE_BYTES = 800
+PAGE_BYTES = 940
 """Text of one page, so that it fits a message with what is around it."""
 ENTRIES_MAX = 4096
 """Streams remembered of one region, at most; more are not believed."""
 
 DirectoryMessage = Announce | Ask | Catalogue | ListVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A publication at a region."""
+
+    stamp: int
+    publisher: bytes = b""
+    """Fingerprint of the key of the node that the stream enters at; empty: not known."""
+    serial: int = 0
 
 
 @dataclass(slots=True)
@@ -54,11 +68,10 @@ class _Region:
     heard_ns: int
     version: int | None = None
     """Of `streams`; None before the first catalogue."""
-    streams: dict[str, int] = field(default_factory=dict)
-    """Stamps."""
+    streams: dict[str, Entry] = field(default_factory=dict)
     asked: bool = False
     """A catalogue is to come; what is announced before it is in it."""
-    arriving: dict[str, int] = field(default_factory=dict)
+    arriving: dict[str, Entry] = field(default_factory=dict)
     """Of that catalogue, up to `next_page`."""
     next_page: int = 0
 
@@ -68,8 +81,8 @@ class Directory:
 
     def __init__(self, key: bytes) -> None:
         self.key = key
-        self.own: dict[str, int] = {}
-        """Streams that are published here, and their stamps."""
+        self.own: dict[str, Entry] = {}
+        """Streams that are published here."""
         self._version = 0
         self._stamp = 0
         """The highest seen."""
@@ -80,39 +93,49 @@ class Directory:
 
     def holder(self, stream: str) -> bytes | None:
         """The region that has the stream, this one included; None: nobody."""
-        claims = [
-            (region.streams[stream], key) for key, region in self._regions.items() if stream in region.streams
-        ]
-        if stream in self.own:
-            claims.append((self.own[stream], self.key))
-        return min(claims)[1] if claims else None
+        return _winner(self._claims(stream))
+
+    def rival(self, stream: str, publisher: bytes, serial: int) -> Entry | None:
+        """Another region's publication, if it keeps one with that serial from being taken here."""
+        holder = self.holder(stream)
+        if holder is None or holder == self.key:
+            return None
+        entry = self._regions[holder].streams[stream]
+        return None if publisher and publisher == entry.publisher and serial > entry.serial else entry
 
     def view(self) -> dict[str, bytes]:
         """Every stream and its holder."""
-        lists = [(self.key, self.own), *((key, region.streams) for key, region in self._regions.items())]
-        least: dict[str, tuple[int, bytes]] = {}
-        for key, streams in lists:
-            for name, stamp in streams.items():
-                if name not in least or (stamp, key) < least[name]:
-                    least[name] = stamp, key
-        return {name: least[name][1] for name in sorted(least)}
+        lists = (self.own, *(region.streams for region in self._regions.values()))
+        names = {name for streams in lists for name in streams}
+        return {name: holder for name in sorted(names) if (holder := self.holder(name)) is not None}
+
+    def _claims(self, stream: str) -> list[tuple[Entry, bytes]]:
+        lists = [(self.own, self.key), *((region.streams, key) for key, region in self._regions.items())]
+        return [(streams[stream], key) for streams, key in lists if stream in streams]
+
+    def _renewed(self, stream: str, publisher: bytes, serial: int) -> Entry:
+        """A publication that begins here now: the stamp is a new one, unless its publisher was elsewhere."""
+        claims = (entry for entry, _ in self._claims(stream))
+        stamps = [entry.stamp for entry in claims if publisher and entry.publisher == publisher]
+        return Entry(min(stamps, default=min(self._stamp + 1, U32)), publisher, serial)
 
     # ---- what happens here ---------------------------------------------------------------------
 
-    def publish(self, stream: str) -> Announce:
+    def publish(self, stream: str, publisher: bytes = b"", serial: int = 0) -> Announce:
         """A stream is published here now; the message is for every region."""
-        self._stamp = min(self._stamp + 1, U32)
-        self.own[stream] = self._stamp
-        return self._changed(stream, self._stamp)
+        entry = self._renewed(stream, publisher, serial)
+        self._stamp = max(self._stamp, entry.stamp)
+        self.own[stream] = entry
+        return self._changed(stream, entry)
 
     def withdraw(self, stream: str) -> Announce:
         """It no longer is."""
         del self.own[stream]
-        return self._changed(stream, 0)
+        return self._changed(stream, Entry(0))
 
-    def _changed(self, stream: str, stamp: int) -> Announce:
+    def _changed(self, stream: str, entry: Entry) -> Announce:
         self._version += 1
-        return Announce(stream, self._version, stamp)
+        return Announce(stream, self._version, entry.stamp, entry.publisher, entry.serial)
 
     def list_version(self) -> ListVersion:
         return ListVersion(self._version, self._stamp)
@@ -128,26 +151,26 @@ class Directory:
                 self._stamp = max(self._stamp, stamp)
                 region.asked = version != region.version
                 return [Ask()] if region.asked else []
-            case Announce(stream, version, stamp):
-                self._stamp = max(self._stamp, stamp)
-                return self._announced(region, stream, version, stamp)
+            case Announce():
+                self._stamp = max(self._stamp, message.stamp)
+                return self._announced(region, message)
             case Catalogue():
                 self._page(region, message)
                 return []
             case Ask():
                 return list(self._catalogue())
 
-    def _announced(self, region: _Region, stream: str, version: int, stamp: int) -> list[Message]:
+    def _announced(self, region: _Region, news: Announce) -> list[Message]:
         if region.asked:
             return []
-        if region.version is None or version != region.version + 1:
+        if region.version is None or news.version != region.version + 1:
             region.asked = True
             return [Ask()]
-        region.version = version
-        if not stamp:
-            region.streams.pop(stream, None)
-        elif stream in region.streams or len(region.streams) < ENTRIES_MAX:
-            region.streams[stream] = stamp
+        region.version = news.version
+        if not news.stamp:
+            region.streams.pop(news.stream, None)
+        elif news.stream in region.streams or len(region.streams) < ENTRIES_MAX:
+            region.streams[news.stream] = Entry(news.stamp, news.publisher, news.serial)
         return []
 
     def _page(self, region: _Region, page: Catalogue) -> None:
@@ -156,8 +179,9 @@ class Directory:
         if page.page != region.next_page:
             return  # one before it could not be sent; the next version will tell
         region.next_page += 1
-        region.arriving.update((entry.stream, entry.stamp) for entry in page.entries)
-        self._stamp = max(self._stamp, *region.arriving.values(), 0)
+        for listed in page.entries:
+            region.arriving[listed.stream] = Entry(listed.stamp, listed.publisher, listed.serial)
+            self._stamp = max(self._stamp, listed.stamp)
         if page.last and len(region.arriving) <= ENTRIES_MAX:
             region.streams, region.arriving = region.arriving, {}
             region.version, region.asked = page.version, False
@@ -165,12 +189,12 @@ class Directory:
     def _catalogue(self) -> Iterable[Catalogue]:
         pages: list[list[CatalogueEntry]] = [[]]
         used = 0
-        for stream, stamp in sorted(self.own.items()):
-            size = len(stream.encode()) + 24  # two keys, their lengths, a stamp
+        for stream, entry in sorted(self.own.items()):
+            size = len(stream.encode()) + 53  # four keys, lengths, a stamp, a fingerprint, a serial
             if pages[-1] and (used + size > PAGE_BYTES or len(pages[-1]) == CATALOGUE_ENTRIES_MAX):
                 pages.append([])
                 used = 0
-            pages[-1].append(CatalogueEntry(stream, stamp))
+            pages[-1].append(CatalogueEntry(stream, entry.stamp, entry.publisher, entry.serial))
             used += size
         for i, entries in enumerate(pages):
             yield Catalogue(self._version, i, i == len(pages) - 1, tuple(entries))
@@ -187,3 +211,12 @@ class Directory:
             return None
         self._next_version_ns = now_ns + VERSION_NS
         return self.list_version()
+
+
+def _winner(claims: list[tuple[Entry, bytes]]) -> bytes | None:
+    """The key of the region that keeps a name."""
+    latest: dict[bytes, int] = {}
+    for entry, _ in claims:
+        latest[entry.publisher] = max(latest.get(entry.publisher, 0), entry.serial)
+    held = ((entry.stamp, key) for entry, key in claims if entry.serial == latest[entry.publisher])
+    return min(held, default=(0, None))[1]

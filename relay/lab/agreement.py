@@ -18,6 +18,7 @@ from relay.lab.weather import Conditions, Weather, at
 from relay.lab.world import City
 from relay.lab.world import city as city_named
 from relay.wire.hop import CHANNEL_QUEUE_MAX, RESEND_MIN, RETRY_MAX
+from relay.wire.messages import Announce
 
 SECOND = 1_000_000_000
 MS = 1_000_000
@@ -79,6 +80,8 @@ class Regions:
         }
         self._published: dict[str, str] = {}
         """By stream: the region that is to have it."""
+        self._moves: Counter[str] = Counter()
+        """By stream: how often its edge has chosen a region."""
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._number = 0
         self._comparing: tuple[int, list[float]] | None = None
@@ -150,6 +153,14 @@ class Regions:
         for answer in self._directories[b].receive(self.now_ns, a.encode(), message):
             assert isinstance(answer, DirectoryMessage)
             self._send(b, a, answer)
+        if isinstance(message, Announce) and message.stream in self._directories[b].own:
+            self._give_way(b, message.stream)
+
+    def _give_way(self, name: str, stream: str) -> None:
+        """A region lets go of what has moved to another."""
+        directory = self._directories[name]
+        if directory.holder(stream) != directory.key:
+            self._tell(name, directory.withdraw(stream))
 
     def _tell(self, name: str, message: DirectoryMessage) -> None:
         for other in self._cities:
@@ -207,6 +218,7 @@ class Regions:
 
     def _move(self, stream: str, home: City, old: str, new: str, cause: str) -> None:
         self._published[stream] = new
+        self._moves[stream] += 1
         if old:
             self._leave(stream, home, old)
         self._take(stream, new, cause, self.now_ns)
@@ -224,12 +236,13 @@ class Regions:
         """The new region takes the name unless another has it; the edge asks again every second."""
         if self._published[stream] != new:
             return
-        directory = self._directories[new]
-        if not self._up[new] or directory.holder(stream) not in (None, directory.key):
+        directory, publication = self._directories[new], (stream, stream.encode()[-8:], self._moves[stream])
+        if not self._up[new] or directory.rival(*publication) is not None:
             self._at(self.now_ns + SECOND, partial(self._take, stream, new, cause, since_ns))
             return
-        if stream not in directory.own and (change := directory.publish(stream)):
-            self._tell(new, change)
+        own = directory.own.get(stream)
+        if own is None or own.serial != self._moves[stream]:
+            self._tell(new, directory.publish(*publication))
             self.result.taken_s[cause].append((self.now_ns - since_ns) / SECOND)
 
     # ---- do they agree? ----------------------------------------------------------------------

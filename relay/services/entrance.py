@@ -36,16 +36,23 @@ class Entrance:
         stream = self._streams.get(offer.stream) or Stream(offer.stream, 0, 0)
         others = (s for s in self._streams.values() if s.source is hop and s is not stream)
         tracks = sum(len(s.tracks) for s in others) + len(offer.tracks)
-        elsewhere = stream.asked.name if stream.asked else self._subscriber.published_at(offer.stream)
+        published_at = self._subscriber.published_at(offer.stream)
+        # Its publisher has come here from another region.
+        moved = published_at is not None and self._subscriber.rival(hop, offer) is None
+        elsewhere = stream.asked.name if stream.asked else published_at
         full = stream.name not in self._streams and len(self._streams) >= STREAMS_MAX
         asked = stream.asked is hop
         checks = (
             (draining and not asked and stream.source is not hop, "draining", DRAINING),
             (self._name in offer.path, "loop", "it has passed here"),
             (stream.enters_here, "taken", "a stream of that name enters at this node"),
-            (elsewhere not in (None, hop.name), "taken", f"it is published at {elsewhere}"),
+            (elsewhere not in (None, hop.name) and not moved, "taken", f"it is published at {elsewhere}"),
             (hop.is_region and not asked, "unasked", "it was not asked for"),
-            (stream.source not in (None, hop), "taken", "another node publishes a stream of that name"),
+            (
+                stream.source not in (None, hop) and not moved,
+                "taken",
+                "another node publishes a stream of that name",
+            ),
             (full, "streams", f"this node carries {STREAMS_MAX} streams already"),
             (tracks > TRACKS_MAX, "tracks", f"this node takes {TRACKS_MAX} tracks from one peer"),
         )

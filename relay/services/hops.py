@@ -86,8 +86,12 @@ class Hop:
     """It would be believed: our configuration names it, or its record says so."""
     watched: bool = False
     """The packet plane tells when nothing comes from it."""
+    echo_watched: bool = False
+    """It tells when nothing gets there."""
     quiet_ns: int | None = None
     """When it was found that nothing comes from it; None: something does."""
+    unreached_ns: int | None = None
+    """When it was found that nothing gets there; None: something does."""
     health: Heard = field(default_factory=Heard)
     pace: Pace = field(default_factory=Pace)
     """When the peer is next told of our health."""
@@ -111,7 +115,7 @@ class Hop:
         link = self.link
         return Candidate(
             peer=self.name,
-            connected=self.connected and self.quiet_ns is None,
+            connected=self.connected and self.quiet_ns is None and self.unreached_ns is None,
             rtt_ms=link.rtt_ns / MS,
             min_rtt_ms=link.rtt_min_ns / MS,
             queue_ms=link.queue_delay_ns / MS,
@@ -259,6 +263,21 @@ class Hops:
             hop.watched = watched
             self._shards.of(hop.id).watch_hop(hop.id, watched)
 
+    def watch_echo(self, hop: Hop, watched: bool) -> None:
+        """Have it tell when nothing gets to a peer, or no longer."""
+        if hop.echo_watched != watched:
+            hop.echo_watched = watched
+            self._shards.of(hop.id).watch_echo(hop.id, watched)
+
+    def lost_reach(self, now_ns: int, hop_id: int, silent_ms: int) -> Hop | None:
+        """Nothing gets to a peer whose echo is watched."""
+        hop = self.hops.get(hop_id)
+        if hop is None or not hop.echo_watched:
+            return None  # meanwhile
+        event(logger, logging.WARNING, "hop_unreached", peer=hop.name, silent_ms=silent_ms)
+        hop.unreached_ns = now_ns
+        return hop
+
     def fell_silent(self, now_ns: int, hop_id: int, silent_ms: int) -> Hop | None:
         """Nothing comes from a peer that is watched."""
         hop = self.hops.get(hop_id)
@@ -326,6 +345,8 @@ class Hops:
         self._tell_paths(hop, link)
         if hop.quiet_ns is not None and any(path.heard_ns > hop.quiet_ns for path in link.paths):
             hop.quiet_ns = None
+        if hop.unreached_ns is not None and any(path.progress_ns > hop.unreached_ns for path in link.paths):
+            hop.unreached_ns = None
         hop.link, hop.looked_ns = link, now_ns
         self._apply_orders(now_ns, hop)
         self._apply_params(hop)

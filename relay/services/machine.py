@@ -285,6 +285,10 @@ class Machine:
             hop = self.hops.fell_silent(now_ns, e.a, e.b)
             if hop is not None:
                 self.streams.on_silent(now_ns, hop, e.b)
+        elif e.kind == control.EVENT_UNREACHED and self.hops is not None:
+            hop = self.hops.lost_reach(now_ns, e.a, e.b)
+            if hop is not None:
+                self.streams.on_unreached(now_ns, hop)
         elif self.hops is not None:
             self.hops.handle(now_ns, e)
 

@@ -17,15 +17,14 @@ from relay.services.hops import Hop, Hops
 from relay.services.shards import Shards
 from relay.services.stream import Publication, Stream
 from relay.services.tracks import HOLD_SLACK_MS
+from relay.wire.fields import U32
 from relay.wire.messages import BUDGET_MS_MAX, PATH_NODES_MAX, Publish, PublishRefused, Unavailable, Unpublish
 
 logger = logging.getLogger("relay.stream")
 
 MS = 1_000_000
 REFUSED_FOR_NS = 5000 * MS
-"""A peer that refused a stream is asked again after this,"""
-MOVING_NS = 3000 * MS
-"""or at the next look for so long after the stream came to it: that it has left another has to get about."""
+"""A peer that refused a stream is asked again after this."""
 
 
 class Publisher:
@@ -67,7 +66,16 @@ class Publisher:
         fields = {"stream": stream.name, "to": stream.choice.peer, "why": stream.choice.why}
         event(logger, logging.INFO, "stream_route", **fields)
         stream.route = self._hops.named(stream.choice.peer)
-        stream.moved_ns = now_ns if current else None
+        stream.serial = min(stream.serial + 1, U32)
+        self.watch()
+
+    def watch(self) -> None:
+        """Have the packet planes tell when a stream that enters here, and could go elsewhere, gets to its
+        peer no longer."""
+        flow = (s for s in self._streams.values() if s.flows and s.elsewhere)
+        watched = {s.route.id for s in flow if s.route is not None}
+        for hop in self._hops.hops.values():
+            self._hops.watch_echo(hop, hop.id in watched)
 
     def refresh(self, now_ns: int, stream: Stream) -> None:
         wanted = {hop.id: hop for hop in (*stream.subscribers.values(), stream.route) if hop is not None}
@@ -134,6 +142,7 @@ class Publisher:
             behind_ms=behind_ms,
             rtt_ms=rtt_ms,
             latency_ms=latency_ms,
+            serial=stream.serial,
         )
 
     # ---- what the peer answers -----------------------------------------------------------------
@@ -165,9 +174,8 @@ class Publisher:
         stream, reason = self.sent_to(hop, refusal.alias, refusal.epoch), refusal.reason
         if stream is None:
             return None
-        accepted = stream.publications[hop.id].accepted
-        moved_ns = stream.moved_ns if stream.route is hop and not accepted else None
-        if moved_ns is not None and now_ns - moved_ns < MOVING_NS and not refusal.instead:
+        if refusal.serial:  # of the process before, or of before it came back there: offered at the next look
+            stream.serial = max(stream.serial, min(refusal.serial + 1, U32))
             self.drop(stream, hop.id)
             return None
         event(logger, logging.WARNING, "stream_refused", stream=stream.name, peer=hop.name, reason=reason)
@@ -259,7 +267,8 @@ def with_refusals(stream: Stream, candidates: list[Candidate]) -> list[Candidate
 
 def differs(told: Publish, now: Publish) -> bool:
     """Whether an offer is so different from what the peer was told that it is worth telling."""
-    if (told.alias, told.epoch, told.tracks, told.path) != (now.alias, now.epoch, now.tracks, now.path):
+    named = [(p.alias, p.epoch, p.tracks, p.path, p.serial) for p in (told, now)]
+    if named[0] != named[1]:
         return True
     figures = [(p.budget_ms, p.behind_ms, p.rtt_ms, p.latency_ms) for p in (told, now)]
     return worth_telling(*figures)

@@ -46,7 +46,7 @@ class Standbys:
         """Have the second-best region ready, or the one that the stream is to move to."""
         if stream.standby is not None and stream.standby.hop is stream.asked:
             self._forget(stream)  # it has been asked as the first one meanwhile
-        if not wanted or not stream.pulled or self._subscriber.directory is not None:
+        if not wanted or not stream.pulled:
             self.drop(now_ns, stream)
             return
         if self._settled(now_ns, stream):
@@ -78,6 +78,8 @@ class Standbys:
 
     def _choose(self, now_ns: int, stream: Stream) -> Hop | None:
         """The best region but the one that it comes from, changed as slowly as that one."""
+        if self._subscriber.directory is not None:
+            return None  # there is one region that a region can have it from
         assert stream.asked is not None
         others = [c for c in stream.candidates if c.peer != stream.asked.name]
         current = stream.standby.hop.name if stream.standby else None

@@ -95,8 +95,8 @@ class Stream:
     """What that peer said of it."""
     route: Hop | None = None
     """The peer that a stream which enters here is sent, or offered, to."""
-    moved_ns: int | None = None
-    """When it left another peer for that one; None: it did not."""
+    serial: int = 0
+    """How often another peer was chosen: the regions believe the one that was told the highest."""
     router: Router = field(default_factory=Router)
     choice: Choice = NOT_CHOSEN
     candidates: list[Candidate] = field(default_factory=list)
@@ -134,6 +134,16 @@ class Stream:
     @property
     def enters_here(self) -> bool:
         return bool(self.sources)
+
+    @property
+    def flows(self) -> bool:
+        """Whether there has been media in the last second or two."""
+        return any(track.bitrate_bps > 0 for track in self.tracks)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether there is another peer than that of `route` that it could be sent to."""
+        return any(c.usable for c in self.candidates if self.route is None or c.peer != self.route.name)
 
     @property
     def live(self) -> bool:

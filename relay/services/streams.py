@@ -13,7 +13,7 @@ from relay.core.admission import Admission
 from relay.core.budget import worth_telling
 from relay.core.directory import Directory
 from relay.log import event
-from relay.media.rtp import TrackSource
+from relay.media.rtp import TrackSource, format_of
 from relay.services.entrance import DRAINING, Entrance
 from relay.services.hops import Hop, Hops
 from relay.services.publish import Publisher, set_budgets
@@ -168,6 +168,8 @@ class Streams:
             for stream in list(self.streams.values()):
                 self._refresh(now_ns, stream)
                 self._forget_if_idle(stream)
+            if self._hops is not None:
+                self._publisher.watch()
         return self._tick_ns // TICK_NS * TICK_NS + TICK_NS  # when the hops are looked at, too
 
     def _refresh(self, now_ns: int, stream: Stream) -> None:
@@ -175,10 +177,10 @@ class Streams:
         if self._hops is None:
             return
         stream.refusals = {peer: r for peer, r in stream.refusals.items() if r[1] > now_ns}
-        self._give_back_if_taken(now_ns, stream)
         if stream.enters_here and self._directory is None:
             self._publisher.route(now_ns, stream)
         self._subscriber.announce(now_ns, stream, stream.published_here)
+        self._give_back_if_taken(now_ns, stream)
         leaves_here = stream.name in self._destinations and not self.draining
         wanted = leaves_here or bool(stream.subscribers)
         left = self._subscriber.refresh(now_ns, stream, wanted and not stream.published_here)
@@ -194,9 +196,11 @@ class Streams:
         """Of two regions that took one name without knowing of each other, one keeps it."""
         assert self._hops is not None
         other = self._subscriber.published_at(stream.name)
-        if other is None or stream.source is None or stream.pulled:
+        if other is None or stream.source is None or stream.offer is None or stream.pulled:
             return
-        refused = PublishRefused(stream.alias, stream.epoch, f"it is published at {other}")
+        serial = self._subscriber.standing(stream.source, stream.offer)
+        reason = f"it is published at {other}"
+        refused = PublishRefused(stream.alias, stream.epoch, reason, serial=serial)
         if self._hops.send(now_ns, stream.source, refused):
             self._let_go(now_ns, stream, refused.reason)
 
@@ -274,6 +278,11 @@ class Streams:
                 self._standbys.take_over(now_ns, stream, f"nothing came from {hop.name}", silent_ms)
             self._refresh(now_ns, stream)
 
+    def on_unreached(self, now_ns: int, hop: Hop) -> None:
+        """Nothing gets to a peer any more."""
+        for stream in [s for s in self.streams.values() if s.route is hop]:
+            self._refresh(now_ns, stream)
+
     def on_source(self, track_id: int, ssrc: int, address: tuple[str, int]) -> None:
         """An ingest port follows another source than before."""
         for stream in self.streams.values():
@@ -341,10 +350,10 @@ class Streams:
 
     # ---- a peer offers a stream --------------------------------------------------------------
 
-    def _refuse(self, now_ns: int, hop: Hop, publication: tuple[int, int], refusal: Refusal) -> None:
+    def _refuse(self, now_ns: int, hop: Hop, offer: Publish, refusal: Refusal) -> None:
         assert self._hops is not None
-        instead = self._surge.refuses(now_ns, hop, refusal)
-        self._hops.send(now_ns, hop, PublishRefused(*publication, refusal[1], instead))
+        instead, serial = self._surge.refuses(now_ns, hop, refusal), self._subscriber.standing(hop, offer)
+        self._hops.send(now_ns, hop, PublishRefused(offer.alias, offer.epoch, refusal[1], instead, serial))
 
     def _take(self, now_ns: int, hop: Hop, offer: Publish) -> None:
         assert self._hops is not None
@@ -354,7 +363,7 @@ class Streams:
             return
         refusal = self._entrance.why_not_taken(now_ns, hop, offer, draining=self.draining)
         if refusal is not None:
-            self._refuse(now_ns, hop, (offer.alias, offer.epoch), refusal)
+            self._refuse(now_ns, hop, offer, refusal)
             return
         other = self._received(hop, offer.alias)
         if other is not None and other.name != offer.stream:
@@ -362,7 +371,7 @@ class Streams:
         stream = self._get(offer.stream)
         before = stream.offer if stream.source is hop else None
         again = before is not None and (before.epoch, before.tracks) == (offer.epoch, offer.tracks)
-        if not again:
+        if not again and not self._comes_another_way(now_ns, stream, hop, offer):
             self._publisher.restart(stream)
         self._tracks.fit(stream, hop, offer)
         stream.source, stream.alias, stream.epoch, stream.offer = hop, offer.alias, offer.epoch, offer
@@ -376,6 +385,19 @@ class Streams:
             fields = {"stream": stream.name, "peer": hop.name, "tracks": len(stream.tracks)}
             event(logger, logging.INFO, "stream_received", **fields)
         self._refresh(now_ns, stream)
+
+    def _comes_another_way(self, now_ns: int, stream: Stream, hop: Hop, offer: Publish) -> bool:
+        """Whether what came from one peer comes from another now: for those behind, nothing has changed."""
+        left = stream.source
+        if left is None or left is hop:
+            return False
+        formats = [track.format for track in stream.tracks]
+        self._standbys.drop(now_ns, stream)
+        self._tracks.unroute(stream, left)
+        if stream.asked is not None:
+            self._subscriber.leave(now_ns, stream, stream.asked)
+            stream.asked = stream.moving = None
+        return [format_of(track) for track in offer.tracks] == formats
 
     def _let_go(self, now_ns: int, stream: Stream, reason: str) -> None:
         """The peer that a stream came from has it no longer; its egresses wait for the next source."""
@@ -447,8 +469,8 @@ class Streams:
         for stream in list(self.streams.values()) if self._hops is not None else ():
             for hop in list(stream.subscribers.values()):
                 self._surge.dismiss(now_ns, stream, hop, DRAINING)
-            if stream.source is not None and not stream.pulled:
-                self._refuse(now_ns, stream.source, (stream.alias, stream.epoch), ("draining", DRAINING))
+            if stream.source is not None and stream.offer is not None and not stream.pulled:
+                self._refuse(now_ns, stream.source, stream.offer, ("draining", DRAINING))
                 self._let_go(now_ns, stream, DRAINING)
             else:
                 self._refresh(now_ns, stream)

@@ -7,12 +7,22 @@ here.
 
 import logging
 
-from relay.core.directory import Directory, DirectoryMessage
+from relay.core.directory import Directory, DirectoryMessage, Entry
+from relay.core.record import fingerprint
 from relay.log import event
 from relay.services.hops import Hop, Hops
 from relay.services.publish import REFUSED_FOR_NS, with_refusals
 from relay.services.stream import Stream
-from relay.wire.messages import Announce, Catalogue, Message, Move, Subscribe, Unavailable, Unsubscribe
+from relay.wire.messages import (
+    Announce,
+    Catalogue,
+    Message,
+    Move,
+    Publish,
+    Subscribe,
+    Unavailable,
+    Unsubscribe,
+)
 
 logger = logging.getLogger("relay.stream")
 
@@ -34,10 +44,28 @@ class Subscriber:
     # ---- the directory -------------------------------------------------------------------------
 
     def announce(self, now_ns: int, stream: Stream, published: bool) -> None:
-        """Tell the other regions whether a stream is published here, if that has changed."""
-        if self.directory is not None and published != (stream.name in self.directory.own):
-            change = self.directory.publish if published else self.directory.withdraw
-            self._tell_regions(now_ns, change(stream.name))
+        """Tell the other regions whether a stream is published here, and by whom, if that has changed."""
+        if self.directory is None:
+            return
+        own = self.directory.own.get(stream.name)
+        if published:
+            key = stream.source.key if stream.source is not None else self.directory.key
+            publisher, serial = fingerprint(key), stream.offer.serial if stream.offer is not None else 0
+            if own is None or (own.publisher, own.serial) != (publisher, serial):
+                self._tell_regions(now_ns, self.directory.publish(stream.name, publisher, serial))
+        elif own is not None:
+            self._tell_regions(now_ns, self.directory.withdraw(stream.name))
+
+    def rival(self, hop: Hop, offer: Publish) -> Entry | None:
+        """Another region's publication that keeps this one from being taken, or kept, here."""
+        if self.directory is None:
+            return None
+        return self.directory.rival(offer.stream, fingerprint(hop.key), offer.serial)
+
+    def standing(self, hop: Hop, offer: Publish) -> int:
+        """The serial that the publisher of a rival has to exceed, if it is the same one; else 0."""
+        rival = self.rival(hop, offer)
+        return rival.serial if rival is not None and rival.publisher == fingerprint(hop.key) else 0
 
     def published_at(self, stream: str) -> str | None:
         """The other region that has a stream."""
@@ -118,10 +146,10 @@ class Subscriber:
         """Whether a stream can come from where it does until it is ready at another region: make before
         break. It moves then (services/standby.py)."""
         before = stream.asked
-        if self.directory is not None or before is None or before is target or stream.source is not before:
+        if before is None or before is target or stream.source is not before:
             return False
-        if not before.connected or before.quiet_ns is not None:
-            return False
+        if self.directory is None and (not before.connected or before.quiet_ns is not None):
+            return False  # a region loses nothing by waiting; nor do those that it sends the stream to
         if stream.moving is not target:
             stream.moving, stream.moving_ns = target, now_ns
         return now_ns - stream.moving_ns < MOVE_NS

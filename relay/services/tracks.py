@@ -70,7 +70,7 @@ class Tracks:
         """Make the tracks those that a peer offers.
 
         Those that are as before go on, so that receivers see one unbroken sequence across a restart of the
-        publisher.
+        publisher. What comes from another peer than before is the same stream by another way.
         """
         formats = [format_of(track) for track in offer.tracks]
         hold_us = (offer.behind_ms + offer.budget_ms + HOLD_SLACK_MS) * 1000
@@ -78,7 +78,7 @@ class Tracks:
             self.clear(stream)
             for track in offer.tracks:
                 self._new(stream, track.alias, format_of(track), hold_us, shard_of(hop.id))
-        elif stream.source is None or stream.epoch != offer.epoch:
+        elif stream.source is None or (stream.source is hop and stream.epoch != offer.epoch):
             for known in stream.tracks:
                 self._shards.of(known.id).restart_track(known.id)
         for known, offered in zip(stream.tracks, offer.tracks, strict=True):

@@ -42,6 +42,8 @@ PATH_NODES_MAX = 3
 """Nodes that a stream has passed before the hop that it is offered on: its origin and two relays."""
 CATALOGUE_ENTRIES_MAX = 64
 """Streams on one page."""
+FINGERPRINT_BYTES = 8
+"""Of a key, where the whole of it is not needed."""
 NODE_RECORD_BYTES_MAX = 200
 """A signed node record (core/record.py), in a message or in a handshake."""
 RECORDS_MAX = 4
@@ -121,6 +123,8 @@ class Publish:
     latency_ms: int = 0
     """What is left of the stream's latency for this hop and those after it, propagation included; 0: no
     limit."""
+    serial: int = 0
+    """How often the node that it enters at has sent it elsewhere, 32 bits; of what a region sends on, 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,8 @@ class PublishRefused:
     reason: str
     instead: str = ""
     """Name of a region that has room for it, as far as the receiver knows; empty: none."""
+    serial: int = 0
+    """That of the same publisher's later publication elsewhere, which stands in the way; 0: none does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +204,10 @@ class Announce:
     """Of the list, with this change."""
     stamp: int
     """Of the publication; 0: it has ended."""
+    publisher: bytes = b""
+    """Fingerprint of the key of the node that it enters at (core/record.py), 8 bytes; empty: not known."""
+    serial: int = 0
+    """As in Publish."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +217,12 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
+    """As in Announce."""
+
     stream: str
     stamp: int
+    publisher: bytes = b""
+    serial: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +346,8 @@ OMITTED = {
     "beyond": (),
     "entries": [],
     "instead": "",
+    "serial": 0,
+    "publisher": b"",
     "standby": False,
 }
 """Fields that are left out where they say nothing."""
@@ -383,6 +399,7 @@ def _publish(fields: Fields) -> Publish:
         behind_ms=integer({"behind_ms": 0, **fields}, "behind_ms", 0, BUDGET_MS_MAX),
         rtt_ms=integer({"rtt_ms": 0, **fields}, "rtt_ms", 0, BUDGET_MS_MAX),
         latency_ms=integer({"latency_ms": 0, **fields}, "latency_ms", 0, BUDGET_MS_MAX),
+        serial=_serial(fields),
     )
 
 
@@ -400,13 +417,26 @@ def _stream(fields: Fields) -> str:
 
 
 def _announce(fields: Fields) -> Announce:
-    return Announce(_stream(fields), integer(fields, "version", 0, U32), integer(fields, "stamp", 0, U32))
+    version, stamp = integer(fields, "version", 0, U32), integer(fields, "stamp", 0, U32)
+    return Announce(_stream(fields), version, stamp, _publisher(fields), _serial(fields))
+
+
+def _publisher(fields: Fields) -> bytes:
+    publisher = fields.get("publisher", b"")
+    if not isinstance(publisher, bytes) or len(publisher) not in (0, FINGERPRINT_BYTES):
+        raise WireError(f"publisher must be {FINGERPRINT_BYTES} bytes")
+    return publisher
+
+
+def _serial(fields: Fields) -> int:
+    return integer({"serial": 0, **fields}, "serial", 0, U32)
 
 
 def _entry(fields: object) -> CatalogueEntry:
     if not isinstance(fields, dict):
         raise WireError("an entry must be a map")
-    return CatalogueEntry(_stream(fields), integer(fields, "stamp", 1, U32))
+    stamp = integer(fields, "stamp", 1, U32)
+    return CatalogueEntry(_stream(fields), stamp, _publisher(fields), _serial(fields))
 
 
 def _catalogue(fields: Fields) -> Catalogue:
@@ -441,7 +471,7 @@ def _instead(fields: Fields) -> str:
 
 def _publish_refused(fields: Fields) -> PublishRefused:
     alias, epoch = integer(fields, "alias", 0, U16), integer(fields, "epoch", 0, U8)
-    return PublishRefused(alias, epoch, _reason(fields), _instead(fields))
+    return PublishRefused(alias, epoch, _reason(fields), _instead(fields), _serial(fields))
 
 
 def _unpublish(fields: Fields) -> Unpublish:

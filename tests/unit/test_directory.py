@@ -38,8 +38,8 @@ class World:
             if other != key:
                 self.send(key, other, message)
 
-    def publish(self, key: bytes, stream: str) -> None:
-        self.tell(key, self.regions[key].publish(stream))
+    def publish(self, key: bytes, stream: str, publisher: bytes = b"", serial: int = 0) -> None:
+        self.tell(key, self.regions[key].publish(stream, publisher, serial))
 
     def deliver(self, a: bytes, b: bytes) -> None:
         """The oldest message from a to b."""
@@ -110,6 +110,47 @@ def test_of_two_at_the_same_time_the_lower_key_keeps_it() -> None:
     w.publish(b"b", "studio")
     w.settle()
     assert w.views() == [{"studio": b"b"}] * 3
+
+
+EDGE, RIVAL = b"the edge", b"a rival!"
+
+
+def test_a_publisher_that_moves_is_followed_though_its_region_does_not_let_go() -> None:
+    w = World(4)
+    w.publish(b"d", "studio", EDGE, 1)
+    w.settle()
+    assert [w.regions[k].rival("studio", EDGE, 2) is None for k in w.keys] == [True] * 4
+    w.publish(b"a", "studio", EDGE, 2)
+    w.settle()
+    assert w.views() == [{"studio": b"a"}] * 4
+    w.publish(b"d", "studio", EDGE, 3)  # and back
+    w.settle()
+    assert w.views() == [{"studio": b"d"}] * 4
+    stamps = {entry.stamp for region in w.regions.values() for entry in region.own.values()}
+    assert stamps == {1}, "it is the one publication"
+
+
+def test_another_publisher_does_not_get_the_name_by_any_serial() -> None:
+    w = World(3)
+    w.publish(b"b", "studio", EDGE, 1)
+    w.settle()
+    for publisher in (RIVAL, b""):
+        rival = w.regions[b"a"].rival("studio", publisher, 2**32 - 1)
+        assert rival is not None and (rival.publisher, rival.serial) == (EDGE, 1)
+    w.publish(b"a", "studio", RIVAL, 2**32 - 1)  # it should not have been taken
+    w.publish(b"c", "studio", EDGE, 2)
+    w.settle()
+    assert w.views() == [{"studio": b"c"}] * 3
+
+
+def test_a_publisher_is_told_what_it_said_before_it_was_started_anew() -> None:
+    w = World(2)
+    w.publish(b"a", "studio", EDGE, 7)
+    w.settle()
+    for serial in (0, 1, 7):
+        rival = w.regions[b"b"].rival("studio", EDGE, serial)
+        assert rival is not None and rival.serial == 7
+    assert w.regions[b"b"].rival("studio", EDGE, 8) is None
 
 
 def test_a_region_that_is_not_heard_has_no_streams() -> None:
@@ -187,28 +228,47 @@ def test_traffic_of_an_idle_mesh() -> None:
     assert w.bytes_sent / 60 / len(w.keys) < 30  # bytes a second and region, to four others
 
 
-@pytest.mark.parametrize("seed", range(40))
+class Publisher:
+    """An edge, which has one stream and sends it to one region at a time."""
+
+    def __init__(self, name: str, stream: str) -> None:
+        self.key, self.stream = name.encode().ljust(8), stream
+        self.serial = 0
+        self.at: bytes | None = None
+
+    def move(self, w: World, to: bytes) -> None:
+        """The region before hears of it later, or never."""
+        rival = w.regions[to].rival(self.stream, self.key, self.serial + 1)
+        if rival is not None and rival.publisher == self.key:
+            self.serial = rival.serial
+        elif rival is not None or self.stream in w.regions[to].own:
+            return
+        self.serial, self.at = self.serial + 1, to
+        w.publish(to, self.stream, self.key, self.serial)
+
+
+@pytest.mark.parametrize("seed", range(60))
 def test_all_regions_end_with_the_same_view(seed: int) -> None:
-    """Random publications, restarts, partitions and interleavings; then the links heal."""
+    """Random publications, moves, restarts, partitions and interleavings; then the links heal."""
     rng = random.Random(seed)
     w = World(rng.randint(2, 5), room=rng.choice((4, 64)))
-    names = [f"stream {i}" for i in range(6)]
+    edges = [Publisher(f"edge {i}", f"stream {i % 6}") for i in range(9)]
     for _ in range(rng.randint(50, 300)):
-        what, key = rng.random(), rng.choice(w.keys)
-        region = w.regions[key]
+        what, key, edge = rng.random(), rng.choice(w.keys), rng.choice(edges)
+        own = w.regions[key].own
         if what < 0.2:
-            name = rng.choice(names)
-            if name in region.own:
-                w.tell(key, region.withdraw(name))
-            elif region.holder(name) is None:
-                w.publish(key, name)
-        elif what < 0.25:
-            w.cut = {frozenset(pair) for pair in w.channels if rng.random() < 0.3}
+            edge.move(w, key)
+        elif what < 0.25 and own:  # an edge's goodbye, or what is superseded
+            w.tell(key, w.regions[key].withdraw(rng.choice(list(own))))
         elif what < 0.27:
+            edge.serial = 0  # its process is a new one
+        elif what < 0.3:
+            w.cut = {frozenset(pair) for pair in w.channels if rng.random() < 0.3}
+        elif what < 0.32:
             w.restart(key)
-        elif what < 0.4:
+        elif what < 0.45:
             w.now += rng.randrange(3 * SECOND)
-            version = region.poll(w.now)
+            version = w.regions[key].poll(w.now)
             if version is not None:
                 w.tell(key, version)
         elif pairs := w.open():
@@ -221,4 +281,10 @@ def test_all_regions_end_with_the_same_view(seed: int) -> None:
     assert set(views[0]) == union, f"seed {seed}"
     for name, key in views[0].items():
         claims = {k: r.own[name] for k, r in w.regions.items() if name in r.own}
-        assert (claims[key], key) == min((stamp, k) for k, stamp in claims.items()), f"seed {seed}"
+        winner = claims[key]
+        for k, other in claims.items():
+            same = other.publisher == winner.publisher
+            assert not same or other.serial <= winner.serial, f"seed {seed}"
+            newest = max(c.serial for c in claims.values() if c.publisher == other.publisher)
+            outdated = other.serial < newest
+            assert outdated or (winner.stamp, key) <= (other.stamp, k), f"seed {seed}"

@@ -200,7 +200,7 @@ def test_one_of_several_shards() -> None:
         handover.save(planes[0])
 
 
-LAYOUT = "c0429d1e925ee43c"
+LAYOUT = "5f2ac3ba1d71fe4f"
 CARRIED = (
     *("base", "delay", "egress", "feed", "formats", "inner", "ingest", "pacer", "path", "peer", "plane"),
     *("playout", "reorder", "ring", "rlc", "rlc_encoder", "rtp", "seal", "slab", "transit"),

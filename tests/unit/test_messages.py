@@ -56,15 +56,17 @@ from relay.wire.paths import HopFigures, HopsBefore, HopsBehind, TreeHop
 VIDEO = Track(0, "video", "H264/90000", 96, 90_000, "packetization-mode=1;sprop-parameter-sets=Z0IAKeK=,aM44")
 AUDIO = Track(1, "audio", "opus/48000/2", 97, 48_000)
 PUBLISH = Publish("studio", 7, 255, 400, (VIDEO, AUDIO))
-ENTRIES = tuple(CatalogueEntry(f"stream {i}", 1 + i) for i in range(8))
+ENTRIES = tuple(CatalogueEntry(f"stream {i}", 1 + i, bytes(8) if i else b"", i) for i in range(8))
 MESSAGES = [
     PUBLISH,
     PublishOk(65535, 0),
     PublishRefused(1, 2, "too many streams"),
     PublishRefused(1, 2, "full", "b"),
+    PublishRefused(1, 2, "it is published at b", "", 2**32 - 1),
     Unpublish(3, 4, ""),
     ListVersion(2**32 - 1, 0),
     Announce("studio", 7, 0),
+    Announce("studio", 7, 1, b"\xff" * 8, 2**32 - 1),
     Ask(),
     Catalogue(8, 0, True, ENTRIES),
     Subscribe("studio"),
@@ -121,7 +123,7 @@ def test_round_trip_of_any_publication(message):
 @pytest.mark.parametrize(
     "message",
     [
-        replace(PUBLISH, path=("edge", "a", "b"), behind_ms=400, rtt_ms=80, latency_ms=900),
+        replace(PUBLISH, path=("edge", "a", "b"), behind_ms=400, rtt_ms=80, latency_ms=900, serial=7),
         PublishOk(1, 2, beyond=(80, 0)),
         Catalogue(0, 0, True, ()),
     ],
@@ -152,6 +154,13 @@ def test_fields_that_may_be_missing(message):
         PublishOk(1, 1, (1, 2, 3)),
         ListVersion(-1, 0),
         Announce("", 1, 1),
+        Announce("studio", 1, 1, bytes(7)),
+        Announce("studio", 1, 1, bytes(9)),
+        Announce("studio", 1, 1, "8 chars!"),
+        Announce("studio", 1, 1, bytes(8), -1),
+        Announce("studio", 1, 1, bytes(8), 2**32),
+        replace(PUBLISH, serial=2**32),
+        PublishRefused(1, 2, "", "", 2**32),
         Catalogue(1, 0, 1, ENTRIES),
         Catalogue(1, 0, True, (CatalogueEntry("a", 0),)),
         Catalogue(1, 0, True, ENTRIES * 9),
@@ -234,7 +243,7 @@ def test_every_truncation_and_missing_field_is_refused(message):
     with pytest.raises(WireError):
         decode(data + b"\0")
     fields = msgpack.unpackb(data)
-    for key in set(fields) - {"reason", "entries", "instead", "standby"}:
+    for key in set(fields) - {"reason", "entries", "instead", "standby", "publisher", "serial"}:
         with pytest.raises(WireError):
             decode(msgpack.packb({k: v for k, v in fields.items() if k != key}))
 

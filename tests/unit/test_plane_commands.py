@@ -260,7 +260,7 @@ def test_ids_are_checked(plane: Plane) -> None:
 def test_constants_differ() -> None:
     events = [getattr(control, name) for name in dir(control) if name.startswith("EVENT_")]
     ports = [getattr(control, name) for name in dir(control) if name.startswith("PORT_")]
-    assert (len(set(events)), len(set(ports))) == (8, 4)
+    assert (len(set(events)), len(set(ports))) == (9, 4)
 
 
 # ---- the table of receiver indices -------------------------------------------------------------

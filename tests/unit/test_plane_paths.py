@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from relay_ext.control import PORT_HOP
+from relay_ext.control import EVENT_UNREACHED, PORT_HOP
 from relay_ext.seal import SealKey
 from tests.unit.plane_world import (
     CONTROL,
@@ -200,6 +200,50 @@ def test_silence_of_all_paths_changes_nothing() -> None:
     w = TwoPaths()
     w.run(500)
     assert carried(w.run(1000, report=False), SOURCE) == {0}
+
+
+def unreached(w: TwoPaths) -> list[tuple[int, int]]:
+    return [(e.a, e.b) for e in w.plane.drain_events() if e.kind == EVENT_UNREACHED]
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_peer_that_nothing_gets_to_is_told_of_whether_it_is_heard_or_not(heard: bool) -> None:
+    w = TwoPaths()
+    w.plane.watch_echo(w.hop, True)
+    w.run(4000)
+    w.cut = {0}
+    w.run(1000)
+    assert unreached(w) == [], "the other path gets there"
+    w.cut = {0, 1}
+    w.run(100, report=heard)
+    [(hop, silent_ms)] = unreached(w)
+    assert hop == w.hop and 40 <= silent_ms <= 60
+    w.run(500, report=heard)
+    assert unreached(w) == [], "once"
+    w.cut = set()
+    w.run(100)
+    w.cut = {0, 1}
+    w.run(300)
+    assert len(unreached(w)) == 1 and w.plane.stats()["unreached"] == 2
+    w.plane.watch_echo(w.hop, False)
+    w.run(1000)
+    assert unreached(w) == []
+    w.plane.close()
+
+
+def test_who_watches_for_an_echo_sends_and_is_sent_reports_all_the_time() -> None:
+    w = TwoPaths()
+    w.run(200)
+    before = w.got[0][1]
+    w.plane.watch_echo(w.hop, True)
+    for _ in range(100):
+        w.now += 10 * MS
+        w.taken(w.plane.poll(w.now)[0])
+        w.report(0)
+    assert 50 <= w.got[0][1] - before <= 110
+    for _, address, data in w.plane.poll(w.now + 20 * MS)[0]:
+        if data[0] == REPORT and address == ADDRESSES[0]:
+            assert w.opened(0, data)[1] & 4, "the peer is to be heard all the time"
 
 
 def test_a_path_that_has_lost_its_keys_is_left() -> None:

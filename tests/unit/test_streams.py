@@ -94,6 +94,7 @@ class FakeHops:
     room_at: str = ""
     suggestions: list[str] = field(default_factory=list)
     step: Step = Step.NONE
+    watched: bool = False
 
     def roomiest(self, now_ns: int, asker: FakeHop) -> str:
         return self.room_at
@@ -114,6 +115,9 @@ class FakeHops:
         if not self.full:
             self.sent.append((hop.name, message))
         return not self.full
+
+    def watch_echo(self, hop: FakeHop, watched: bool) -> None:
+        self.watched = watched
 
     def set_budgets(self, hop: FakeHop, send_ms: int | None, receive_ms: int | None) -> None:
         self.budgets[hop.name] = (send_ms, receive_ms)
@@ -291,16 +295,30 @@ def test_a_refusal_goes_to_the_next_peer_and_is_forgotten_in_time() -> None:
     assert node.take_sent() == []  # it has just changed
     node.streams.poll(16_000 * MS)
     assert [(p, type(m)) for p, m in node.take_sent()] == [("far", Unpublish), ("near", Publish)]
-    # It may not have heard yet that the stream has left the other: it is offered again at the next look.
-    again = node.hop("near")
-    sent = stream.publications[again.id]
-    node.on("near", PublishRefused(sent.alias, sent.epoch, "it is published at far"), now_ns=16_100 * MS)
-    assert node.take_sent() == [] and stream.route is again
-    node.streams.poll(17_000 * MS)
+    node.close()
+
+
+def test_a_serial_grows_with_each_move_and_beyond_one_of_before() -> None:
+    node = Node(near=10, far=50)
+    stream = node.streams.add_ingest(0, "studio", None, SOURCES)
     ((peer, message),) = node.take_sent()
-    assert peer == "near" and isinstance(message, Publish)
-    node.on("near", PublishRefused(message.alias, message.epoch, "still"), now_ns=19_500 * MS)
-    assert stream.route is node.hop("far")
+    assert peer == "near" and isinstance(message, Publish) and message.serial == 1
+    # A region has it from this node's process before: it is offered again at the next look, with more.
+    refused = PublishRefused(message.alias, message.epoch, "it is published at far", serial=7)
+    node.on("near", refused, now_ns=100 * MS)
+    assert node.take_sent() == []
+    node.streams.poll(1000 * MS)
+    ((peer, message),) = node.take_sent()
+    assert peer == "near" and isinstance(message, Publish) and message.serial == 8
+    node.on("near", PublishOk(message.alias, message.epoch))
+    node.on("near", PublishRefused(message.alias, message.epoch, "draining"), now_ns=1500 * MS)
+    ((peer, message),) = node.take_sent()
+    assert peer == "far" and isinstance(message, Publish) and message.serial == 9
+    highest = PublishRefused(message.alias, message.epoch, "", serial=2**32 - 1)
+    node.on("far", highest)
+    node.streams.poll(2000 * MS)
+    ((_, message),) = node.take_sent()
+    assert isinstance(message, Publish) and message.serial == 2**32 - 1 == stream.serial
     node.close()
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from relay.core.admission import Step
 from relay.core.directory import Directory
+from relay.core.record import fingerprint
 from relay.services.entrance import DRAINING, STREAMS_MAX
 from relay.services.hops import Hops
 from relay.services.streams import Streams
@@ -32,6 +33,7 @@ from tests.unit.plane_world import MS, SOURCE, START, rtp
 from tests.unit.test_streams import AUDIO, LINK, OUT, SOURCES, VIDEO, Node, offer
 
 SECOND = 1000 * MS
+EDGE = fingerprint(b"edge")
 
 
 class Region(Node):
@@ -93,8 +95,8 @@ def test_what_an_edge_publishes_is_announced_to_regions_alone(region: Region) ->
     region.on("edge", offer())
     assert region.take_sent() == [
         ("edge", PublishOk(9, 7)),
-        ("b", Announce("studio", 1, 1)),
-        ("c", Announce("studio", 1, 1)),
+        ("b", Announce("studio", 1, 1, EDGE)),
+        ("c", Announce("studio", 1, 1, EDGE)),
     ]
     region.on("edge", Unpublish(9, 7, "over"))
     assert region.sent("b") == [Announce("studio", 2, 0)]

@@ -1,0 +1,177 @@
+"""What becomes of a stream when the region that its edge sends it to dies, stops, is cut off or comes back,
+in virtual time."""
+
+from typing import Any
+
+import pytest
+
+from relay.core.noise import public_key
+from relay.lab.link import LinkConfig
+from tests.sim.fleet import MS, VIDEO, Fleet, NodeSpec, Player
+from tests.sim.test_failover import DEAD, FAR, NEAR, Board, board
+from tests.sim.test_relaying import HOSTS, PER_SECOND, encode, end, region
+
+GAP_MS = 450
+"""What an edge takes for dead, what messages take, and playout, which waits for what is missing."""
+
+
+def moving(seed: int, seconds: int, **spec: Any) -> tuple[Fleet, Player]:
+    """edge -> a -> b -> out, where it is played; the edge could send it to c, which is farther. Media has
+    flowed for four of so many seconds."""
+    fleet = Fleet(
+        seed,
+        [
+            region("a", ["b", "c"], ["edge"], **spec),
+            region("b", ["a", "c"], ["out"], **spec),
+            region("c", ["a", "b"], ["edge", "rival"], **spec),
+            NodeSpec("edge", HOSTS["edge"], calls=("a", "c"), ingest=(VIDEO,), **spec),
+            NodeSpec("rival", HOSTS["rival"], calls=("c",), **spec),
+            NodeSpec("out", HOSTS["out"], calls=("b",), egress=(VIDEO,), **spec),
+        ],
+        Board,
+    )
+    for x, y in (("edge", "a"), ("a", "b"), ("a", "c"), ("b", "c"), ("b", "out"), ("rival", "c")):
+        fleet.link(HOSTS[x], HOSTS[y], NEAR)
+    fleet.link(HOSTS["edge"], HOSTS["c"], FAR)
+    fleet.start_all()
+    player = Player(fleet.network, VIDEO)
+    fleet.run(3)
+    encode(fleet, seconds)
+    fleet.run(4)
+    assert path(fleet) == ["edge", "a", "b", "out"]
+    return fleet, player
+
+
+def path(fleet: Fleet) -> list[str]:
+    return [node["node"] for node in fleet.stream("out")["path"]]
+
+
+def holders(fleet: Fleet) -> set[bytes | None]:
+    """Who has the stream, as the regions that run say."""
+    directories = [node.machine.directory for node in fleet.nodes.values()]
+    return {directory.holder("studio") for directory in directories if directory is not None}
+
+
+def goes_on(player: Player, seconds: int, lost: int = 60) -> None:
+    """All but what a region had and did not pass on, once and in order."""
+    assert player.longest_gap_ns() <= GAP_MS * MS
+    indices = player.indices()
+    assert indices == sorted(set(indices)) and indices[-1] == seconds * PER_SECOND - 1
+    assert len(player.missing(range(seconds * PER_SECOND))) <= lost
+
+
+def at(fleet: Fleet, name: str) -> None:
+    assert holders(fleet) == {public_key(fleet.key(name))}
+    assert path(fleet) == ["edge", name, "b", "out"]
+
+
+@pytest.mark.seeds(1, 2)
+def test_its_region_is_killed(seed: int) -> None:
+    fleet, player = moving(seed, 10)
+    fleet.stop("a")
+    fleet.run(8)
+    goes_on(player, 10)
+    at(fleet, "c")
+    end(fleet)
+
+
+@pytest.mark.parametrize("way", [("edge", "a"), ("a", "edge")])
+def test_one_direction_of_the_link_to_its_region_dies(seed: int, way: tuple[str, str]) -> None:
+    fleet, player = moving(seed, 10)
+    fleet.network.set_link(HOSTS[way[0]], HOSTS[way[1]], DEAD)
+    fleet.run(8)
+    goes_on(player, 10)
+    at(fleet, "c")
+    end(fleet)
+
+
+def test_its_region_is_stopped_goes_on_and_gives_way(seed: int) -> None:
+    """As by SIGSTOP. It has believed all the time that the stream is its own."""
+    fleet, player = moving(seed, 12)
+    board(fleet, "a").stop_for(3)
+    fleet.run(2.9)
+    assert path(fleet) == ["edge", "c", "b", "out"]
+    fleet.run(7)
+    goes_on(player, 12)
+    at(fleet, "c")
+    assert fleet.nodes["a"].machine.directory.own == {}
+    end(fleet)
+
+
+def test_a_link_that_comes_and_goes_is_left_once(seed: int) -> None:
+    """Dead for a second, every four: what comes back is not gone back to."""
+    fleet, player = moving(seed, 34)
+    for _ in range(7):
+        fleet.link(HOSTS["edge"], HOSTS["a"], DEAD)
+        fleet.run(1)
+        fleet.link(HOSTS["edge"], HOSTS["a"], NEAR)
+        fleet.run(3)
+    fleet.run(4)
+    goes_on(player, 34)
+    at(fleet, "c")
+    assert fleet.nodes["edge"].machine.streams.streams["studio"].serial == 2
+    end(fleet)
+
+
+def test_it_goes_back_when_the_dwell_is_over(seed: int) -> None:
+    fleet, player = moving(seed, 34)
+    fleet.link(HOSTS["edge"], HOSTS["a"], DEAD)
+    fleet.run(3)
+    fleet.link(HOSTS["edge"], HOSTS["a"], NEAR)
+    fleet.link(HOSTS["edge"], HOSTS["c"], LinkConfig(delay_ms=60))
+    fleet.run(29)
+    goes_on(player, 34, lost=100)
+    at(fleet, "a")
+    end(fleet)
+
+
+def test_regions_that_are_parted_agree_on_where_it_went(seed: int) -> None:
+    """The viewer's region does not hear that the stream has moved until the regions can speak again."""
+    fleet, player = moving(seed, 40)
+    fleet.link(HOSTS["b"], HOSTS["c"], DEAD)
+    fleet.run(1)
+    fleet.stop("a")
+    fleet.run(2)
+    assert fleet.stream("edge")["route"]["chosen"] == "c"
+    fleet.start("a")
+    fleet.run(3)
+    fleet.link(HOSTS["b"], HOSTS["c"], NEAR)
+    fleet.run(8)
+    at(fleet, "c")
+    assert player.packets[-1].at_ns > fleet.now_ns - 100 * MS
+    end(fleet)
+
+
+def test_another_edge_does_not_get_the_name_meanwhile(seed: int) -> None:
+    fleet, player = moving(seed, 20)
+    fleet.specs["rival"] = NodeSpec("rival", HOSTS["rival"], calls=("c",), ingest=(VIDEO,))
+    fleet.stop("rival")
+    fleet.start("rival")
+    encode(fleet, 20, first=100_000, to="rival", host="10.0.0.7")
+    fleet.run(4)
+    fleet.stop("a")
+    fleet.run(8)
+    fleet.start("a")
+    fleet.run(6)
+    goes_on(player, 20)
+    at(fleet, "c")
+    end(fleet)
+
+
+def test_an_edge_that_is_started_anew_is_not_behind_itself(seed: int) -> None:
+    """Its serial is a low one again, at a region that knows the higher one of another, which cannot hear that
+    the edge's process has ended."""
+    fleet, player = moving(seed, 8)
+    fleet.nodes["edge"].machine.streams.streams["studio"].serial = 9
+    fleet.run(1.5)
+    fleet.stop("edge")
+    fleet.link(HOSTS["edge"], HOSTS["a"], DEAD)
+    fleet.start("edge")
+    fleet.run(4)
+    encode(fleet, 2, first=100_000, host="10.0.0.7")
+    fleet.run(3)
+    at(fleet, "c")
+    assert fleet.nodes["edge"].machine.streams.streams["studio"].serial > 9
+    last = range(100_000 + PER_SECOND, 100_000 + 2 * PER_SECOND)
+    assert player.indices()[-PER_SECOND:] == list(last)
+    end(fleet)
