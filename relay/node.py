@@ -90,8 +90,9 @@ class Node:
         self._config_path = config_path
         self._tally = tally or Tally()
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._timer_ns = 0
+        self._polls_soon = False
         self._started_ns = time.monotonic_ns()
         self._drain_task: asyncio.Task[None] | None = None
         self._handover_task: asyncio.Task[None] | None = None
@@ -182,7 +183,9 @@ class Node:
 
     def _on_event(self, e: control.Event) -> None:
         self.machine.handle(time.monotonic_ns(), e)
-        self._poll()
+        if not self._polls_soon:  # once for all events that wait
+            self._polls_soon = True
+            self._set_timer(self._loop.call_soon(self._poll))
 
     def _on_failure(self, sentence: str) -> None:
         self.failed = sentence
@@ -199,11 +202,15 @@ class Node:
 
     def _poll(self) -> None:
         now_ns = time.monotonic_ns()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._polls_soon = False
         due_ns = min(self.machine.poll(now_ns), self._history.poll(now_ns, self.machine))
         self._timer_ns = max(due_ns, now_ns + TIMER_LEAST_NS)
-        self._timer = self._loop.call_later((self._timer_ns - now_ns) * 1e-9, self._on_timer)
+        self._set_timer(self._loop.call_later((self._timer_ns - now_ns) * 1e-9, self._on_timer))
+
+    def _set_timer(self, timer: asyncio.Handle) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = timer
 
     def _watch(self) -> None:
         """Tell the service manager, if it wants to know, that the node lives."""

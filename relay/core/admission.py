@@ -116,9 +116,13 @@ class Admission:
 
     def reserved(self, now_ns: int) -> float:
         """What those will add that were let in a moment ago: as much as the last reading cannot have seen."""
-        kept = {key: held for key, held in self._reserved.items() if now_ns - held[0] < RESERVE_NS}
-        self._reserved = {key: held for key, held in kept.items() if self._unseen(held[0]) > 0}
-        return sum(share * self._unseen(at_ns) for at_ns, share in self._reserved.values())
+        added = 0.0
+        for key, (at_ns, share) in list(self._reserved.items()):
+            unseen = self._unseen(at_ns) if now_ns - at_ns < RESERVE_NS else 0.0
+            added += share * unseen
+            if unseen == 0:
+                del self._reserved[key]
+        return added
 
     def _unseen(self, at_ns: int) -> float:
         """The part of the last reading's time in which what was let in then did not flow yet."""

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from relay.core.figures import Counters, Meter, tree
-from relay.services.hops import Hop, Hops
+from relay.services.hops import ACTIVE_TICK_NS, Hop, Hops
 from relay.services.shards import Shards
 from relay.services.stream import Publication, Stream
 from relay.wire.messages import encode
@@ -22,6 +22,8 @@ REST_NS = 3600 * TICK_NS
 own."""
 TOLD_PER_TICK = 256
 """Messages a second, at most: with more peers and streams, each is told less often."""
+TOLD_AT_ONCE = 16
+"""More would keep the event loop from what peers ask: the next ones at the hops' next look."""
 LIFE_NS = 15 * TICK_NS
 """What was told is forgotten after this."""
 
@@ -58,6 +60,9 @@ class Paths:
         self._told: dict[tuple[str, int], Told] = {}
         """By stream and hop."""
         self._tick_ns = 0
+        self._tell_ns = 0
+        self._untold = 0
+        """Messages of this second that have not been sent."""
         self._turn = 0
 
     # ---- what peers say ----------------------------------------------------------------------
@@ -78,9 +83,12 @@ class Paths:
             self._tick_ns = now_ns // TICK_NS * TICK_NS + TICK_NS
             self._told = {of: told for of, told in self._told.items() if now_ns - told.at_ns < LIFE_NS}
             self._measure(now_ns)
+            self._untold = TOLD_PER_TICK
+        if self._untold and now_ns >= self._tell_ns:
             self._tell(now_ns)
-        live = any(stream.source or stream.publications for stream in self._streams.values())
-        return self._tick_ns if live else now_ns + REST_NS
+        if not any(stream.source or stream.publications for stream in self._streams.values()):
+            return now_ns + REST_NS
+        return self._tell_ns if self._untold else self._tick_ns
 
     def _measure(self, now_ns: int) -> None:
         sources = {stream.source.id: stream.source for stream in self._streams.values() if stream.source}
@@ -100,14 +108,16 @@ class Paths:
             meter.look(counters, sources[of].link.rtt_ns)
 
     def _tell(self, now_ns: int) -> None:
-        if self._hops is None:
-            return
-        due = list(self._due())
+        due = list(self._due()) if self._hops else []
+        self._untold = min(self._untold, len(due))
         self._turn %= max(len(due), 1)
-        for hop, make in (due[self._turn :] + due[: self._turn])[:TOLD_PER_TICK]:
-            if hop.connected:
+        told = (due[self._turn :] + due[: self._turn])[: min(self._untold, TOLD_AT_ONCE)]
+        for hop, make in told:
+            if self._hops is not None and hop.connected:
                 self._hops.send_state(now_ns, hop, make())
-        self._turn += TOLD_PER_TICK
+        self._turn += len(told)
+        self._untold -= len(told)
+        self._tell_ns = now_ns // ACTIVE_TICK_NS * ACTIVE_TICK_NS + ACTIVE_TICK_NS
 
     def _due(self) -> Iterator[tuple[Hop, Callable[[], bytes]]]:
         """Everybody who is told something, and what: each message is packed once, and only if it is sent."""

@@ -100,7 +100,7 @@ class Shape(carry.Writer):
         return NotImplemented
 
 
-SHAPE = "c5bc92011e91e961"
+SHAPE = "4d688b435efcd1fc"
 
 
 def test_the_format_has_a_number_of_its_own() -> None:

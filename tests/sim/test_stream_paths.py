@@ -1,5 +1,6 @@
 """What each node of a stream's path says of all its hops, in virtual time."""
 
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import pytest
 
 from relay.lab.link import LinkConfig
-from relay.services.paths import LIFE_NS
-from relay.wire.messages import encode
+from relay.services.hops import Hop
+from relay.services.paths import LIFE_NS, TOLD_AT_ONCE
+from relay.wire.messages import decode, encode
 from relay.wire.paths import HopFigures, HopsBefore, HopsBehind, TreeHop
 from tests.sim.fleet import SECOND, VIDEO, Fleet, NodeSpec
 from tests.sim.test_relaying import HOSTS, chain, end
@@ -88,6 +90,22 @@ def test_a_node_that_leaves_is_forgotten_and_one_that_is_silent_grows_old(seed: 
     assert (hop["node"], hop["leaves"], hop["residual_ratio"]) == ("a", False, None)
 
 
+def telling(fleet: Fleet, name: str) -> list[tuple[int, str]]:
+    """When a node tells whom of hops, from now on."""
+    told: list[tuple[int, str]] = []
+    hops = fleet.nodes[name].machine.hops
+    assert hops is not None
+    send = hops.send_state
+
+    def on_send(now_ns: int, hop: Hop, packed: bytes) -> None:
+        if isinstance(decode(packed), HopsBefore | HopsBehind):
+            told.append((now_ns, hop.name))
+        send(now_ns, hop, packed)
+
+    hops.send_state = on_send  # type: ignore[method-assign]
+    return told
+
+
 def test_a_tree_with_many_edges_is_summed_up(seed: int) -> None:
     """Forty edges at b: the edge that publishes hears of as many as a message holds, the worst ones first."""
     outs = [f"out-{i}" for i in range(40)]
@@ -102,13 +120,18 @@ def test_a_tree_with_many_edges_is_summed_up(seed: int) -> None:
         fleet.start(name)
     fleet.run(4)
     sends(fleet, 6)
+    told = telling(fleet, "b")
     fleet.run(6)
+    # One message of each kind a second and hop, a few at a time: the event loop is for others, too.
+    for second in range(1, 5):
+        of = Counter(peer for ns, peer in told if ns // SECOND == told[0][0] // SECOND + second)
+        assert of == Counter(["a", "out", *outs])
+    assert max(Counter(ns for ns, _ in told).values()) == TOLD_AT_ONCE
     behind = fleet.stream("edge")["behind"]
     assert behind["nodes"] == 43
     nodes = [hop["node"] for hop in behind["hops"]]
     assert nodes[:2] == ["a", "b"] and nodes[2] == "out-7" and 20 <= len(nodes) <= 24
     assert fleet.stream("b")["behind"]["nodes"] == 41
-    # And what that costs: one message of each kind a second and hop.
     assert fleet.hop("a", "b").drops.total() == fleet.hop("edge", "a").drops.total() == 0
 
 

@@ -10,9 +10,8 @@ from relay.core.admission import REFUSE, SHED, Step
 from relay.lab.link import LinkConfig
 from relay.lab.network import Network, Received, Sent
 from relay.lab.virtual import WELL, VirtualNode
-from relay.services.hops import Hop
 from relay.wire.health import RATIO
-from relay.wire.messages import Message, Subscribe, Unavailable
+from tests.sim.ear import Ear
 from tests.sim.fleet import AUDIO, ENCODER, MS, SECOND, VIDEO, Encoder, Fleet, NodeSpec, Player, rtp
 
 PER_SECOND = SECOND // AUDIO.interval_ns
@@ -40,39 +39,6 @@ class Busy(VirtualNode):
             load = min(round(RATIO * spent_ns / (now_ns - before_ns)), RATIO)
             self.facts = replace(WELL, thread_load_permille=load, headroom_permille=RATIO - load)
         super().look()
-
-
-class Ear:
-    """Hears what a node asks its regions, and what they answer: (ns, peer, message)."""
-
-    def __init__(self, node: VirtualNode) -> None:
-        self.asked: list[tuple[int, str, Message]] = []
-        self.told: list[tuple[int, str, Message]] = []
-        hops, streams = node.machine.hops, node.machine.streams
-        assert hops is not None
-        send, take = hops.send, streams.on_message
-
-        def on_send(now_ns: int, hop: Hop, message: Message) -> bool:
-            self.asked.append((now_ns, hop.name, message))
-            return send(now_ns, hop, message)
-
-        def on_message(now_ns: int, hop: Hop, message: Message) -> None:
-            self.told.append((now_ns, hop.name, message))
-            take(now_ns, hop, message)
-
-        hops.send, streams.on_message = on_send, on_message  # type: ignore[method-assign]
-
-    def waits_ns(self) -> list[int]:
-        """How long each refusal took, from asking to hearing it."""
-        return [
-            min(
-                at_ns - ns
-                for ns, to, m in self.asked
-                if (to, m) == (peer, Subscribe(message.stream)) and ns <= at_ns
-            )
-            for at_ns, peer, message in self.told
-            if isinstance(message, Unavailable) and not message.kept
-        ]
 
 
 def fleet_of(seed: int, viewers: int, regions: str = "abcd") -> Fleet:
@@ -155,7 +121,7 @@ def test_ten_times_the_joins_in_ten_seconds(seed: int) -> None:
     settled = fleet.now_ns
     ears, highest = [], 0.0
     for i in range(5, 55):
-        ears.append(Ear(fleet.start(f"v{i}")))
+        ears.append(Ear(fleet.start(f"v{i}").machine))
         fleet.run(0.2)
         highest = max(highest, *(load(fleet, region) for region in "abcd"))
     fleet.run(8)  # who is refused everywhere asks again after 5 s
