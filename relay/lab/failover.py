@@ -2,7 +2,7 @@
 for dead, in virtual time: `python -m relay.lab.failover`.
 
 An edge publishes at region a; a viewer's edge has the stream from b, and c ready, which both have it from a.
-At a moment drawn from the seed, b dies, or its link. What the player gets is compared with what was sent.
+At a moment drawn from the seed, b dies, or a link of it. What the player gets is compared with what was sent.
 """
 
 import argparse
@@ -47,8 +47,8 @@ class Case:
     """From b to the viewer's edge, either way."""
     far: LinkConfig
     """From c."""
-    process: bool
-    """It is the process of b that dies; else the link from there to the viewer, that one way."""
+    dies: tuple[str, ...]
+    """A process, or, of two, the link from the one to the other, that one way."""
     most_ms: tuple[float, float, float]
     """Median, 95th percentile and most of the gap, at most."""
     budget_ms: int = 200
@@ -63,19 +63,28 @@ NONE = float("inf")
 NEAR_MS = (110.0, 140.0, 220.0)
 """With a backup within 30 ms."""
 CASES = (
-    Case("F1", "region killed, backup RTT 30", _link(20), _link(30), True, NEAR_MS),
-    Case("F1", "link dead one way, backup RTT 30", _link(20), _link(30), False, NEAR_MS),
+    Case("F1", "region killed, backup RTT 30", _link(20), _link(30), ("b",), NEAR_MS),
+    Case("F1", "link dead one way, backup RTT 30", _link(20), _link(30), ("b", "out"), NEAR_MS),
+    Case("F1", "link between regions dead", _link(20), _link(30), ("a", "b"), NEAR_MS),
     Case(
         "F1",
         "both links lose 5 %, jitter 10 ms",
         LinkConfig(delay_ms=10, jitter_ms=10, loss=0.05),
         LinkConfig(delay_ms=15, jitter_ms=10, loss=0.05),
-        True,
+        ("b",),
         NEAR_MS,
     ),
-    Case("F3", "region killed, playout of 245 ms", _link(20), _link(30), True, NEAR_MS, 75),
-    Case("F2", "region killed, backup RTT 200", _link(20), _link(200), True, (NONE, 300, NONE)),
-    Case("F2", "link dead one way, backup RTT 200", _link(20), _link(200), False, (NONE, 300, NONE)),
+    Case("F3", "region killed, playout of 245 ms", _link(20), _link(30), ("b",), NEAR_MS, 75),
+    Case("F2", "region killed, backup RTT 200", _link(20), _link(200), ("b",), (NONE, 300, NONE)),
+    Case("F2", "link dead one way, backup RTT 200", _link(20), _link(200), ("b", "out"), (NONE, 300, NONE)),
+    Case(
+        "F2",
+        "link between regions dead, backup RTT 200",
+        _link(20),
+        _link(200),
+        ("a", "b"),
+        (NONE, 300, NONE),
+    ),
 )
 
 
@@ -159,10 +168,11 @@ def fail(case: Case, seed: int) -> Gap:
     )
     dies_ns = LEAD_NS + SETTLED_NS + chance.randrange(SECOND)
     network.run(dies_ns)
-    if case.process:
-        nodes["b"].stop()
-    else:
-        network.set_link(HOSTS["b"], HOSTS["out"], DEAD)
+    match case.dies:
+        case (process,):
+            nodes[process].stop()
+        case (source, to):
+            network.set_link(HOSTS[source], HOSTS[to], DEAD)
     network.run(LEAD_NS + SETTLED_NS + SECOND + TAIL_NS + SECOND)
     since = [at_ns for at_ns in player.times_ns if at_ns >= dies_ns - 100 * MS]
     longest_ns = max(b - a for a, b in pairwise(since))

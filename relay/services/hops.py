@@ -101,6 +101,11 @@ class Hop:
         return self.session.state == "connected"
 
     @property
+    def heard(self) -> bool:
+        """Connected, and not found to be silent."""
+        return self.connected and self.quiet_ns is None
+
+    @property
     def media_bps(self) -> float | None:
         """Bits a second of media that it can carry; None: not known."""
         return self.rates.media_bps(self.params[0] if self.params else 0.0)
@@ -115,7 +120,7 @@ class Hop:
         link = self.link
         return Candidate(
             peer=self.name,
-            connected=self.connected and self.quiet_ns is None and self.unreached_ns is None,
+            connected=self.heard and self.unreached_ns is None,
             rtt_ms=link.rtt_ns / MS,
             min_rtt_ms=link.rtt_min_ns / MS,
             queue_ms=link.queue_delay_ns / MS,
@@ -127,7 +132,8 @@ class Hop:
 
 
 class Hops:
-    """`on_message` and `on_state` tell of messages and of sessions that come, go or begin anew."""
+    """`on_message` and `on_state` tell of messages and of sessions that come, go or begin anew, `on_heard` of
+    peers that something comes from again."""
 
     def __init__(
         self,
@@ -140,6 +146,7 @@ class Hops:
         random_bytes: Callable[[int], bytes],
         on_message: Callable[[int, Hop, Message], None],
         on_state: Callable[[int, Hop, bool], None],
+        on_heard: Callable[[int, Hop], None],
     ) -> None:
         self.acceptor = Acceptor(identity, random_bytes)
         self.hops: dict[int, Hop] = {}
@@ -155,6 +162,7 @@ class Hops:
         self._random_bytes = random_bytes
         self._on_message = on_message
         self._on_state = on_state
+        self._on_heard = on_heard
         self._by_session: dict[Session, Hop] = {}
         self._uplinks: tuple[Uplink, ...] = (Uplink(port, "default"),)
         self._secret_ns: int | None = None
@@ -328,7 +336,8 @@ class Hops:
     def _look_ns(self, hop: Hop) -> int:
         """When to look next: on a grid, so that the hops share their wake-ups."""
         recent = max(hop.link.source_at_ns, hop.link.media_at_ns)
-        tick = ACTIVE_TICK_NS if recent and hop.looked_ns - recent < ACTIVE_FOR_NS else IDLE_TICK_NS
+        active = recent and hop.looked_ns - recent < ACTIVE_FOR_NS
+        tick = ACTIVE_TICK_NS if active or hop.quiet_ns is not None else IDLE_TICK_NS
         return hop.looked_ns // tick * tick + tick
 
     def _look(self, now_ns: int, hop: Hop) -> None:
@@ -343,13 +352,14 @@ class Hops:
         for path in link.paths:
             self._run(now_ns, hop, session.measured(now_ns, path.id, path.heard_ns, path.rtt_ns))
         self._tell_paths(hop, link)
-        if hop.quiet_ns is not None and any(path.heard_ns > hop.quiet_ns for path in link.paths):
-            hop.quiet_ns = None
         if hop.unreached_ns is not None and any(path.progress_ns > hop.unreached_ns for path in link.paths):
             hop.unreached_ns = None
         hop.link, hop.looked_ns = link, now_ns
         self._apply_orders(now_ns, hop)
         self._apply_params(hop)
+        if hop.quiet_ns is not None and any(path.heard_ns > hop.quiet_ns for path in link.paths):
+            hop.quiet_ns = None
+            self._on_heard(now_ns, hop)
 
     def _tell_paths(self, hop: Hop, link: Link) -> None:
         """Log the paths that died or came back since the last look."""

@@ -137,6 +137,7 @@ class Machine:
                 random_bytes=random_bytes,
                 on_message=self._on_message,
                 on_state=self._on_state,
+                on_heard=self.streams.on_heard,
             )
             self.streams.attach(self.hops)
             if config.fleet is not None:

@@ -16,7 +16,7 @@ from relay.log import event
 from relay.services.hops import Hop, Hops
 from relay.services.shards import Shards
 from relay.services.stream import Publication, Stream
-from relay.services.tracks import HOLD_SLACK_MS
+from relay.services.tracks import hold_ms
 from relay.wire.fields import U32
 from relay.wire.messages import BUDGET_MS_MAX, PATH_NODES_MAX, Publish, PublishRefused, Unavailable, Unpublish
 
@@ -115,10 +115,11 @@ class Publisher:
         if sent.offered is not None and not differs(sent.offered, publish):
             return
         if self._hops.send(now_ns, hop, publish):
-            sent.offered = publish
+            before, sent.offered = sent.offered, publish
             if sent.accepted:
-                self._remove_feeds(stream, sent)
-                self._add_feeds(stream, sent)
+                if before is not None and hold_ms(before) != hold_ms(publish):
+                    self._remove_feeds(stream, sent)  # which forgets what is kept
+                    self._add_feeds(stream, sent)
                 self._set_budgets(hop)
 
     def _publish(self, stream: Stream, sent: Publication) -> Publish:
@@ -143,6 +144,7 @@ class Publisher:
             rtt_ms=rtt_ms,
             latency_ms=latency_ms,
             serial=stream.serial,
+            lost=stream.lost,
         )
 
     # ---- what the peer answers -----------------------------------------------------------------
@@ -226,10 +228,10 @@ class Publisher:
 
     def _add_feeds(self, stream: Stream, sent: Publication) -> None:
         assert sent.offered is not None
-        hold_ms = sent.offered.behind_ms + sent.offered.budget_ms + HOLD_SLACK_MS
+        age_max_us = hold_ms(sent.offered) * 1000
         for track in stream.tracks:
             self._shards.of(track.id).add_feed(
-                track.id, sent.hop.id, sent.alias, track.alias, sent.epoch, age_max_us=hold_ms * 1000
+                track.id, sent.hop.id, sent.alias, track.alias, sent.epoch, age_max_us=age_max_us
             )
             if sent.hop.id in stream.held:
                 self._shards.of(track.id).hold_feed(track.id, sent.hop.id)
@@ -267,7 +269,7 @@ def with_refusals(stream: Stream, candidates: list[Candidate]) -> list[Candidate
 
 def differs(told: Publish, now: Publish) -> bool:
     """Whether an offer is so different from what the peer was told that it is worth telling."""
-    named = [(p.alias, p.epoch, p.tracks, p.path, p.serial) for p in (told, now)]
+    named = [(p.alias, p.epoch, p.tracks, p.path, p.serial, p.lost) for p in (told, now)]
     if named[0] != named[1]:
         return True
     figures = [(p.budget_ms, p.behind_ms, p.rtt_ms, p.latency_ms) for p in (told, now)]

@@ -11,7 +11,7 @@ import logging
 from relay.log import event
 from relay.media.rtp import format_of
 from relay.services.hops import Hop, Hops
-from relay.services.publish import REFUSED_FOR_NS, set_budgets
+from relay.services.publish import REFUSED_FOR_NS, set_budgets, with_refusals
 from relay.services.shards import Shards
 from relay.services.stream import Standby, Stream, Takeover
 from relay.services.subscribe import Subscriber
@@ -26,6 +26,10 @@ SETTLE_NS = 2000 * MS
 """After a switch: for so long the packet plane asks for a stream by the sequence that is missing, and one
 that has moved comes from both regions. Then the region is told to send it in any case, and there is a standby
 again."""
+READY_NS = 3000 * MS
+"""A region that has been asked for a stream has so long to get it; then another is tried."""
+NOTHING_COMES = "nothing comes to it"
+"""Why it is tried no more for a while."""
 
 
 class Standbys:
@@ -45,29 +49,36 @@ class Standbys:
     def refresh(self, now_ns: int, stream: Stream, wanted: bool) -> None:
         """Have the second-best region ready, or the one that the stream is to move to."""
         if stream.standby is not None and stream.standby.hop is stream.asked:
-            self._forget(stream)  # it has been asked as the first one meanwhile
+            self.drop(now_ns, stream)
+        if stream.pulled and stream.subscribers and stream.source is not None:
+            self._hops.watch(stream.source, True)  # those behind are to know when nothing comes
         if not wanted or not stream.pulled:
             self.drop(now_ns, stream)
             return
-        if self._settled(now_ns, stream):
+        settled = self._settled(now_ns, stream)
+        if not settled and not stream.lost:
+            return
+        if settled:
             self._confirm(now_ns, stream)
         standby = stream.standby
-        if standby is not None and standby.flows_until_ns is not None:
-            if now_ns < standby.flows_until_ns:
+        if standby is not None and standby.ready:
+            if standby.flows and not settled:
                 return
+            if stream.lost or stream.moving is standby.hop:
+                self._move(now_ns, stream)
+                return
+        if standby is not None and standby.flows and settled:
             self._hold(now_ns, stream, standby)
+        self._rest(now_ns, stream)
         target = stream.moving or self._choose(now_ns, stream)
         if standby is not None and standby.hop is not target:
             self.drop(now_ns, stream)
         if (
             target is not None
             and stream.standby is None
-            and self._settled(now_ns, stream)
             and self._hops.send(now_ns, target, Subscribe(stream.name, standby=True))
         ):
-            stream.standby = Standby(target)
-        if stream.moving is not None and stream.standby is not None and stream.standby.armed:
-            self._move(now_ns, stream, stream.choice.why)
+            stream.standby = Standby(target, now_ns)
 
     def _confirm(self, now_ns: int, stream: Stream) -> None:
         if stream.unconfirmed and stream.asked is not None:
@@ -76,28 +87,48 @@ class Standbys:
     def _settled(self, now_ns: int, stream: Stream) -> bool:
         return stream.takeover is None or now_ns - stream.takeover.at_ns >= SETTLE_NS
 
+    def _rest(self, now_ns: int, stream: Stream) -> None:
+        """A region that has not got the stream is neither moved to nor kept as the second one while there is
+        another."""
+        standby = stream.standby
+        if standby is None or standby.ready or self._subscriber.directory is not None:
+            return
+        late = standby.offer is not None or now_ns - standby.since_ns >= READY_NS
+        if late and (standby.hop.name not in stream.refusals or _rests(stream, standby.hop)):
+            stream.refusals[standby.hop.name] = (NOTHING_COMES, now_ns + REFUSED_FOR_NS)
+            if stream.moving is standby.hop:
+                stream.moving = None
+
     def _choose(self, now_ns: int, stream: Stream) -> Hop | None:
-        """The best region but the one that it comes from, changed as slowly as that one."""
+        """The best region but the one that it comes from, changed as slowly as that one. One that rests stays
+        as long as there is no other, and when it has the stream again."""
         if self._subscriber.directory is not None:
             return None  # there is one region that a region can have it from
         assert stream.asked is not None
-        others = [c for c in stream.candidates if c.peer != stream.asked.name]
-        current = stream.standby.hop.name if stream.standby else None
-        choice = stream.second.choose(now_ns, others, current)
-        return self._hops.named(choice.peer) if choice.peer else None
+        standby = stream.standby
+        rests = standby is not None and standby.hop.heard and _rests(stream, standby.hop)
+        if standby is not None and standby.ready and rests:
+            return standby.hop
+        others = with_refusals(stream, [c for c in stream.candidates if c.peer != stream.asked.name])
+        choice = stream.second.choose(now_ns, others, standby.hop.name if standby else None)
+        if choice.peer is None:
+            return standby.hop if standby is not None and rests else None
+        return self._hops.named(choice.peer)
 
     def _hold(self, now_ns: int, stream: Stream, standby: Standby) -> None:
         """The region that the stream has moved from becomes its standby."""
         if self._hops.send(now_ns, standby.hop, Subscribe(stream.name, standby=True)):
-            standby.flows_until_ns = None
-            self._arm(stream)
+            standby.flows = False
+            if standby.armed:
+                self._arm(stream)
 
     def drop(self, now_ns: int, stream: Stream) -> None:
         """It needs none any more, or not that one."""
         standby = stream.standby
         if standby is not None:
             self._forget(stream)
-            self._subscriber.leave(now_ns, stream, standby.hop)
+            if standby.hop is not stream.asked:  # as the first one, meanwhile
+                self._subscriber.leave(now_ns, stream, standby.hop)
 
     def _forget(self, stream: Stream) -> None:
         standby, stream.standby = stream.standby, None
@@ -105,7 +136,7 @@ class Standbys:
         self._tracks.disarm(stream)
         if standby.offer is not None:
             self._tracks.unroute(stream, standby.hop)
-        self._watch(stream.source)
+        self.watch(stream.source)
         set_budgets(self._hops, self._streams.values(), standby.hop)
 
     # ---- what it says --------------------------------------------------------------------------
@@ -122,7 +153,7 @@ class Standbys:
             self._hops.send(now_ns, hop, PublishRefused(offer.alias, offer.epoch, reason))
             self.refused(now_ns, stream, hop, reason)
             return
-        standby.offer = offer
+        was_armed, standby.offer = standby.armed, offer
         self._tracks.route(stream, hop, offer)
         set_budgets(self._hops, self._streams.values(), hop)
         beyond = stream.beyond[: PATH_NODES_MAX - 1]
@@ -130,21 +161,24 @@ class Standbys:
         if standby.armed:
             self._arm(stream)
             event(logger, logging.INFO, "stream_standby", stream=stream.name, peer=hop.name)
-        if stream.moving is hop:
-            self.refresh(now_ns, stream, wanted=True)
+        elif was_armed:
+            self._tracks.disarm(stream)
+            self.watch(stream.source)
 
     def renew(self, now_ns: int, stream: Stream) -> None:
         """The stream is another one behind the same name, at the first region."""
         if stream.standby is not None and stream.standby.offer is not None:
             self.offered(now_ns, stream, stream.standby.hop, stream.standby.offer)
 
-    def unpublished(self, hop: Hop, alias: int, epoch: int) -> None:
+    def unpublished(self, now_ns: int, hop: Hop, alias: int, epoch: int) -> None:
         """It has lost the stream; the subscription stands."""
         for stream in self._streams.values():
-            offer = stream.standby.offer if stream.standby is not None and self.is_at(stream, hop) else None
-            if offer is not None and (offer.alias, offer.epoch) == (alias, epoch):
+            standby = stream.standby if self.is_at(stream, hop) else None
+            if standby is None or standby.offer is None:
+                continue
+            if (standby.offer.alias, standby.offer.epoch) == (alias, epoch):
                 self._forget(stream)
-                stream.standby = Standby(hop)
+                stream.standby = Standby(hop, now_ns, flows=standby.flows)
 
     def refused(
         self, now_ns: int, stream: Stream, hop: Hop, reason: str, rest_ns: int = REFUSED_FOR_NS
@@ -165,13 +199,16 @@ class Standbys:
                 offer = standby.offer
                 plane = self._shards.of(track.id)
                 plane.add_standby(track.id, first, second, offer.alias, offered.alias, offer.epoch)
-        self._watch(stream.source)
+        self.watch(stream.source)
 
-    def _watch(self, hop: Hop | None) -> None:
-        """While a stream that comes from there could come from elsewhere."""
+    def watch(self, hop: Hop | None) -> None:
+        """While a stream that comes from there could come from elsewhere, or is sent on."""
         if hop is not None and hop.id in self._hops.hops:
-            armed = (s for s in self._streams.values() if s.standby is not None and s.standby.armed)
-            self._hops.watch(hop, any(s.source is hop for s in armed))
+            mine = (s for s in self._streams.values() if s.source is hop)
+            matters = (
+                (s.pulled and s.subscribers) or (s.standby is not None and s.standby.armed) for s in mine
+            )
+            self._hops.watch(hop, any(matters))
 
     # ---- the switch ----------------------------------------------------------------------------
 
@@ -190,16 +227,22 @@ class Standbys:
         set_budgets(self._hops, self._streams.values(), left)
         return True
 
-    def _move(self, now_ns: int, stream: Stream, why: str) -> None:
-        assert stream.source is not None and stream.offer is not None
-        before = Standby(stream.source, stream.offer, now_ns + SETTLE_NS)
-        self._tracks.ask_standby(stream)
+    def _move(self, now_ns: int, stream: Stream) -> None:
+        """It comes from the second region from now on, and from the first for a while, too."""
+        assert stream.source is not None and stream.standby is not None
+        why = stream.choice.why
+        if stream.lost:
+            why = f"nothing comes {'to' if stream.source.quiet_ns is None else 'from'} {stream.source.name}"
+        before = Standby(stream.source, now_ns, stream.offer, flows=True)
+        if stream.standby.armed:  # else it sends it already
+            self._tracks.ask_standby(stream)
         self._swap(now_ns, stream, why, None)
         stream.standby = before
 
     def _swap(self, now_ns: int, stream: Stream, why: str, silent_ms: int | None) -> None:
         """It comes from the second region from now on. In the packet plane the standby stays until there is
         another: the region is asked until a packet comes from it."""
+        self._confirm(now_ns, stream)
         left, standby = stream.source, stream.standby
         assert left is not None and standby is not None and standby.offer is not None
         stream.takeovers += 1
@@ -207,11 +250,17 @@ class Standbys:
         stream.source = stream.asked = standby.hop
         stream.offer, stream.alias, stream.epoch = standby.offer, standby.offer.alias, standby.offer.epoch
         stream.standby = stream.moving = None
+        stream.refusals.pop(stream.asked.name, None)
         for track, offered in zip(stream.tracks, standby.offer.tracks, strict=True):
             track.alias = offered.alias
-        self._watch(left)
-        stream.unconfirmed = True
+        self.watch(left)
+        stream.unconfirmed = not standby.flows
         if not self._tracks.has_standby(stream):
             self._confirm(now_ns, stream)
         fields = {"stream": stream.name, "left": left.name, "taken": standby.hop.name, "why": why}
         event(logger, logging.WARNING if silent_ms else logging.INFO, "stream_takeover", **fields)
+
+
+def _rests(stream: Stream, hop: Hop) -> bool:
+    """Whether it is no choice because the stream did not come to it."""
+    return hop.name in stream.refusals and stream.refusals[hop.name][0] == NOTHING_COMES

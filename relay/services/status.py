@@ -129,6 +129,7 @@ def stream_status(now_ns: int, shards: Shards, stream: Stream, paths: Paths) -> 
         **paths.status(stream),
         "asked": stream.asked.name if stream.asked else None,
         "waits": None if stream.live else stream.waits or None,
+        "lost": stream.lost,
         "standby": _standby_status(stream.standby) if stream.standby else None,
         "takeovers": stream.takeovers,
         "takeover": _takeover_status(now_ns, stream.takeover) if stream.takeover else None,

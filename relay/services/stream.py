@@ -55,15 +55,21 @@ class Standby:
     """Another region that a stream can come from at once, when the one that it comes from falls silent."""
 
     hop: Hop
+    since_ns: int
+    """It has been asked, or has lost the stream."""
     offer: Publish | None = None
     """What it said of the stream; None: nothing yet."""
-    flows_until_ns: int | None = None
-    """It sends the stream, since the stream came from there until now, and will be told then to hold it back;
-    None: it holds it back."""
+    flows: bool = False
+    """It sends the stream, too, which came from there until now, and will be told to hold it back."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has the stream."""
+        return self.offer is not None and not self.offer.lost
 
     @property
     def armed(self) -> bool:
-        return self.offer is not None and self.flows_until_ns is None
+        return self.ready and not self.flows
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +118,6 @@ class Stream:
     """Why it has not come from there."""
     moving: Hop | None = None
     """The region that it is to come from as soon as that is ready, better than the one that it comes from."""
-    moving_ns: int = 0
-    """Since when."""
     standby: Standby | None = None
     second: Router = field(default_factory=Router)
     """Chooses the standby."""
@@ -149,6 +153,13 @@ class Stream:
     def live(self) -> bool:
         """Whether there is anything to send on."""
         return self.enters_here or self.source is not None
+
+    @property
+    def lost(self) -> bool:
+        """Whether nothing comes of it from the peer that it comes from, or to that."""
+        return self.source is not None and (
+            self.source.quiet_ns is not None or (self.offer is not None and self.offer.lost)
+        )
 
     @property
     def pulled(self) -> bool:

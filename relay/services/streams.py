@@ -283,6 +283,12 @@ class Streams:
         for stream in [s for s in self.streams.values() if s.route is hop]:
             self._refresh(now_ns, stream)
 
+    def on_heard(self, now_ns: int, hop: Hop) -> None:
+        """Something comes from a peer again."""
+        for stream in list(self.streams.values()):
+            if stream.source is hop:
+                self._refresh(now_ns, stream)
+
     def on_source(self, track_id: int, ssrc: int, address: tuple[str, int]) -> None:
         """An ingest port follows another source than before."""
         for stream in self.streams.values():
@@ -307,7 +313,7 @@ class Streams:
                 stream = self._received(hop, alias)
                 if stream is not None and stream.epoch == epoch:
                     self._let_go(now_ns, stream, reason)
-                self._standbys.unpublished(hop, alias, epoch)
+                self._standbys.unpublished(now_ns, hop, alias, epoch)
             case ListVersion() | Announce() | Ask() | Catalogue():
                 changed = self._subscriber.on_directory(now_ns, hop, message)
                 for stream in list(self.streams.values()):
@@ -360,6 +366,7 @@ class Streams:
         known = self.streams.get(offer.stream)
         if known is not None and self._standbys.is_at(known, hop) and self.name not in offer.path:
             self._standbys.offered(now_ns, known, hop, offer)
+            self._refresh(now_ns, known)
             return
         refusal = self._entrance.why_not_taken(now_ns, hop, offer, draining=self.draining)
         if refusal is not None:
@@ -380,6 +387,9 @@ class Streams:
         self._attach_egresses(stream)
         set_budgets(self._hops, self.streams.values(), hop)
         self._hops.send(now_ns, hop, PublishOk(offer.alias, offer.epoch, stream.beyond_told))
+        if before is not None and before.lost != offer.lost:
+            what = "stream_lost" if offer.lost else "stream_comes_again"
+            event(logger, logging.INFO, what, stream=stream.name, peer=hop.name)
         if not again:
             self._standbys.renew(now_ns, stream)
             fields = {"stream": stream.name, "peer": hop.name, "tracks": len(stream.tracks)}
@@ -397,6 +407,7 @@ class Streams:
         if stream.asked is not None:
             self._subscriber.leave(now_ns, stream, stream.asked)
             stream.asked = stream.moving = None
+        self._standbys.watch(left)
         return [format_of(track) for track in offer.tracks] == formats
 
     def _let_go(self, now_ns: int, stream: Stream, reason: str) -> None:
@@ -410,6 +421,7 @@ class Streams:
         self._withdraw(now_ns, stream, reason)
         self._tracks.unroute(stream, hop)
         stream.source, stream.offer = None, None
+        self._standbys.watch(hop)
         if self._hops is not None:
             set_budgets(self._hops, self.streams.values(), hop)
         stream.waits = reason

@@ -26,8 +26,6 @@ from relay.wire.messages import (
 
 logger = logging.getLogger("relay.stream")
 
-MOVE_NS = 3_000_000_000
-"""A better region has so long to make a stream ready; then the stream is interrupted for it."""
 SENT_AWAY_FOR_NS = 60_000_000_000
 """A region that refused a subscription is asked again after this, or when its process is a new one: by then
 the stream comes from another, and would be interrupted. Where there is no other, after REFUSED_FOR_NS."""
@@ -122,7 +120,7 @@ class Subscriber:
         """Be subscribed where a stream is to come from, if anywhere; the region that was left, if any."""
         target = self._target(now_ns, stream) if wanted else None
         before = stream.asked
-        if target is not None and self._can_wait(now_ns, stream, target):
+        if target is not None and self._can_wait(stream, target):
             return None
         stream.moving = None
         if before is target:
@@ -142,17 +140,16 @@ class Subscriber:
         """The stream is not wanted from there any more."""
         self._say(now_ns, hop, Unsubscribe(stream.name))
 
-    def _can_wait(self, now_ns: int, stream: Stream, target: Hop) -> bool:
+    def _can_wait(self, stream: Stream, target: Hop) -> bool:
         """Whether a stream can come from where it does until it is ready at another region: make before
         break. It moves then (services/standby.py)."""
         before = stream.asked
         if before is None or before is target or stream.source is not before:
             return False
-        if self.directory is None and (not before.connected or before.quiet_ns is not None):
+        if self.directory is None and not before.heard:
             return False  # a region loses nothing by waiting; nor do those that it sends the stream to
-        if stream.moving is not target:
-            stream.moving, stream.moving_ns = target, now_ns
-        return now_ns - stream.moving_ns < MOVE_NS
+        stream.moving = target
+        return True
 
     def _say(self, now_ns: int, hop: Hop, message: Message) -> None:
         """Again at the next look, if it cannot be said now: else the peer would go on sending."""

@@ -20,6 +20,11 @@ HOLD_SLACK_MS = 20
 """Playout waits this much longer than repair may take: two report intervals, and jitter."""
 
 
+def hold_ms(offer: Publish) -> int:
+    """For how long playout of what a peer offers, or is offered, waits for repair."""
+    return offer.behind_ms + offer.budget_ms + HOLD_SLACK_MS
+
+
 class Ports(Protocol):
     """Where the packet planes' sockets come from."""
 
@@ -73,7 +78,7 @@ class Tracks:
         publisher. What comes from another peer than before is the same stream by another way.
         """
         formats = [format_of(track) for track in offer.tracks]
-        hold_us = (offer.behind_ms + offer.budget_ms + HOLD_SLACK_MS) * 1000
+        hold_us = hold_ms(offer) * 1000
         if [track.format for track in stream.tracks] != formats:
             self.clear(stream)
             for track in offer.tracks:

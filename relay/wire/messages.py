@@ -125,6 +125,8 @@ class Publish:
     limit."""
     serial: int = 0
     """How often the node that it enters at has sent it elsewhere, 32 bits; of what a region sends on, 0."""
+    lost: bool = False
+    """Nothing comes of it to the sender now; what comes will be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +345,7 @@ OMITTED = {
     "behind_ms": 0,
     "rtt_ms": 0,
     "latency_ms": 0,
+    "lost": False,
     "beyond": (),
     "entries": [],
     "instead": "",
@@ -400,6 +403,7 @@ def _publish(fields: Fields) -> Publish:
         rtt_ms=integer({"rtt_ms": 0, **fields}, "rtt_ms", 0, BUDGET_MS_MAX),
         latency_ms=integer({"latency_ms": 0, **fields}, "latency_ms", 0, BUDGET_MS_MAX),
         serial=_serial(fields),
+        lost=boolean({"lost": False, **fields}, "lost"),
     )
 
 

@@ -11,7 +11,7 @@ from tests.sim.fleet import MS, VIDEO, Fleet, NodeSpec, Player
 from tests.sim.test_failover import DEAD, FAR, NEAR, Board, board
 from tests.sim.test_relaying import HOSTS, PER_SECOND, encode, end, region
 
-GAP_MS = 450
+GAP_MS = 500
 """What an edge takes for dead, what messages take, and playout, which waits for what is missing."""
 
 

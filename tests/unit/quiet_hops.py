@@ -18,4 +18,5 @@ def quiet_hops(shards: Shards, identity: Identity) -> Hops:
         random_bytes=random.Random(1).randbytes,
         on_message=lambda now_ns, hop, message: None,
         on_state=lambda now_ns, hop, fresh: None,
+        on_heard=lambda now_ns, hop: None,
     )

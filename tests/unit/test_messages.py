@@ -59,6 +59,7 @@ PUBLISH = Publish("studio", 7, 255, 400, (VIDEO, AUDIO))
 ENTRIES = tuple(CatalogueEntry(f"stream {i}", 1 + i, bytes(8) if i else b"", i) for i in range(8))
 MESSAGES = [
     PUBLISH,
+    replace(PUBLISH, lost=True),
     PublishOk(65535, 0),
     PublishRefused(1, 2, "too many streams"),
     PublishRefused(1, 2, "full", "b"),
@@ -243,7 +244,7 @@ def test_every_truncation_and_missing_field_is_refused(message):
     with pytest.raises(WireError):
         decode(data + b"\0")
     fields = msgpack.unpackb(data)
-    for key in set(fields) - {"reason", "entries", "instead", "standby", "publisher", "serial"}:
+    for key in set(fields) - {"reason", "entries", "instead", "standby", "publisher", "serial", "lost"}:
         with pytest.raises(WireError):
             decode(msgpack.packb({k: v for k, v in fields.items() if k != key}))
 

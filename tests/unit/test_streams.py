@@ -78,6 +78,11 @@ class FakeHop:
     media_bps: float | None = None
     is_region: bool = False
     may_be_region: bool = True
+    quiet_ns: int | None = None
+
+    @property
+    def heard(self) -> bool:
+        return self.quiet_ns is None
 
     @property
     def key(self) -> bytes:
@@ -94,7 +99,7 @@ class FakeHops:
     room_at: str = ""
     suggestions: list[str] = field(default_factory=list)
     step: Step = Step.NONE
-    watched: bool = False
+    watched: set[str] = field(default_factory=set)
 
     def roomiest(self, now_ns: int, asker: FakeHop) -> str:
         return self.room_at
@@ -117,10 +122,16 @@ class FakeHops:
         return not self.full
 
     def watch_echo(self, hop: FakeHop, watched: bool) -> None:
-        self.watched = watched
+        pass
 
     def set_budgets(self, hop: FakeHop, send_ms: int | None, receive_ms: int | None) -> None:
         self.budgets[hop.name] = (send_ms, receive_ms)
+
+    def watch(self, hop: FakeHop, watched: bool) -> None:
+        if watched:
+            self.watched.add(hop.name)
+        else:
+            self.watched.discard(hop.name)
 
 
 class Node:

@@ -1,6 +1,7 @@
 """Streams that are asked for, on a real packet plane, with the peers played by the test."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -403,6 +404,72 @@ def test_the_newest_viewers_are_sent_away_and_ended_if_they_stay() -> None:
         region.streams.poll(second * SECOND)
     assert region.hops.step is Step.NONE
     region.close()
+
+
+# ---- a stream is lost ----------------------------------------------------------------------------
+
+
+def test_those_behind_a_region_that_loses_a_stream_are_told_once() -> None:
+    edges = [f"edge-{i}" for i in range(60)]
+    r = Region(b=10, c=20, **dict.fromkeys(edges, 30))
+    r.has("b", "studio")
+    for name in edges:
+        r.on(name, Subscribe("studio", standby=name == "edge-7"))
+    r.on("b", from_region())
+    offers = {to: m for to, m in r.take_sent() if isinstance(m, Publish)}
+    assert r.hops.watched == {"b"}
+    for name in edges:
+        r.on(name, PublishOk(offers[name].alias, offers[name].epoch))
+    b = r.hops.hops[r.hop("b").id]
+    b.quiet_ns = SECOND
+    for _ in range(3):
+        r.streams.on_silent(SECOND, r.hop("b"), 40)
+    assert dict(r.take_sent()) == {name: replace(offers[name], lost=True) for name in edges}
+    r.streams.poll(2 * SECOND)
+    assert not [m for _, m in r.take_sent() if isinstance(m, Publish)]
+    r.on("c", Subscribe("studio"))
+    [late] = r.sent("c")
+    assert isinstance(late, Publish) and late.lost
+    b.quiet_ns = None
+    r.streams.on_heard(3 * SECOND, r.hop("b"))
+    told = r.take_sent()
+    assert dict(told) == offers | {"c": replace(late, lost=False)} and len(told) == len(edges) + 1
+    for name in (*edges, "c"):
+        r.on(name, Unsubscribe("studio"))
+    assert r.hops.watched == set()
+    r.close()
+
+
+def test_what_its_source_has_lost_a_region_has_lost() -> None:
+    r = Region()
+    r.has("b", "studio")
+    r.on("c", Subscribe("studio"))
+    r.on("b", from_region())
+    r.take_sent()
+    lost = replace(from_region(), lost=True)
+    r.on("b", lost)
+    [to_b, (to, told)] = r.take_sent()
+    assert to_b == ("b", PublishOk(9, 7))
+    assert to == "c" and isinstance(told, Publish) and told.lost
+    r.close()
+
+
+def test_a_standby_that_has_lost_the_stream_is_not_taken() -> None:
+    e = Region(region=False)
+    e.streams.set_egress(0, "studio", OUT)
+    e.on("b", from_region())
+    second = replace(from_region(("edge", "c")), alias=5)
+    e.on("c", second)
+    stream = e.streams.streams["studio"]
+    assert stream.standby is not None and stream.standby.armed and e.hops.watched == {"b"}
+    e.on("c", replace(second, lost=True))
+    e.on("b", replace(from_region(), lost=True))
+    assert stream.source is e.hop("b") and e.hops.watched == set()
+    e.take_sent()
+    e.on("c", second)
+    assert stream.source is e.hop("c"), "whoever has it first"
+    assert stream.takeover is not None and stream.takeover.why == "nothing comes to b"
+    e.close()
 
 
 # ---- an edge asks --------------------------------------------------------------------------------
