@@ -42,6 +42,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
     report = yield
     if report.failed:
         for machine in BOOTED:
-            text = machine.sh("journalctl --unit=relay --lines=40", check=False)
-            report.sections.append((f"journal of {machine.name}", text))
+            for command in ("journalctl --unit=relay --lines=40", "relay status --json"):
+                report.sections.append((f"{machine.name}: {command}", machine.sh(command, check=False)))
     return report

@@ -33,7 +33,7 @@ class Stream:
     def meanwhile(self, what: str) -> Iterator[Harm]:
         """The harm is known when media flows again afterwards, and printed."""
         more(self._player)
-        first, mark = self._source.seq, len(self._player.packets)
+        mark, first = len(self._player.packets), self._source.seq + 1  # the one before may have come already
         harm = Harm()
         yield harm
         more(self._player)
