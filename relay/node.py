@@ -28,6 +28,7 @@ from relay.services.ciphers import fastest_first
 from relay.services.engine import EngineService
 from relay.services.handover import (
     DECISIONS,
+    EVENTS,
     FD,
     GO,
     PACKETS,
@@ -307,12 +308,13 @@ class Node:
         paused_ns = time.monotonic_ns()
         events = self.service.pause()
         try:
-            packets = {"plane": self.shards.save(), "events": events}
-            successor.send(PACKETS, carry.save(packets, {}))
+            successor.send(EVENTS, carry.save(events, {}))
+            successor.send(PACKETS, self.shards.save())
             successor.receive(TAKEN, TAKEN_SECONDS)
             successor.send(GO)
         except BaseException:
-            self._go_on(events)
+            self.service.start()
+            self._catch_up(events)
             raise
         self.handed_over = True
         self.failed = "the process that was to go on has not begun"
@@ -321,8 +323,7 @@ class Node:
         self.failed = None
         return time.monotonic_ns() - paused_ns
 
-    def _go_on(self, events: list[control.Event]) -> None:
-        self.service.start()
+    def _catch_up(self, events: list[control.Event]) -> None:
         for e in events:
             self.machine.handle(time.monotonic_ns(), e)
         self._poll()
@@ -336,12 +337,13 @@ class Node:
             self.machine, self._history = decisions["machine"], decisions["history"]
             self._ports.take(decisions["ports"])
             predecessor.send(READY)
-            packets = carry.load(predecessor.receive(PACKETS, TAKEN_SECONDS), {})
-            self.shards.load(packets["plane"])
+            events = carry.load(predecessor.receive(EVENTS, TAKEN_SECONDS), {})
+            self.shards.load(predecessor.receive(PACKETS, TAKEN_SECONDS))
             predecessor.send(TAKEN)
             predecessor.receive(GO, TAKEN_SECONDS)
-            self._go_on(packets["events"])
+            self.service.start()
             predecessor.send(RUNNING)
+            self._catch_up(events)
             predecessor.wait()
         self._apply(self.config)
         await self._begin()

@@ -15,11 +15,8 @@ ctypedef struct archive:
     size_t at          # written or read so far
 
 cdef void carry(archive *a, void *what, size_t n) noexcept nogil
+cdef void carry_between(archive *a, void *start, void *end) noexcept nogil  # the fields of a struct from one up to, and without, another
 cdef uint32_t carry_number(archive *a, uint32_t n, uint32_t most) noexcept nogil  # n, or what is read; more than `most` fails
 cdef void carry_pool(archive *a, slab_pool *pool) noexcept nogil        # into one that has not been used
 cdef void carry_slab(archive *a, slab_pool *pool, slab **s) noexcept nogil  # one reference; NULL is allowed
 cdef void carry_timer(archive *a, timer_wheel *wheel, timer_node *node) noexcept nogil
-
-cdef inline void carry_between(archive *a, void *start, void *end) noexcept nogil:
-    """The fields of a struct from one up to, and without, another."""
-    carry(a, start, <size_t>(<uint8_t *>end - <uint8_t *>start))

@@ -1,12 +1,15 @@
 # cython: boundscheck=False, wraparound=False
 # Reads are checked against what there is, slabs against their pool.
 """The state of a packet plane as a run of bytes; archive.pxd is the interface."""
-from libc.stdint cimport uint16_t
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memset
 
 from relay_ext.slab cimport SLAB_DATA
 from relay_ext.timer cimport timer_armed, timer_schedule
+
+cdef enum:
+    BLOCK = 64  # bytes
 
 
 cdef void carry(archive *a, void *what, size_t n) noexcept nogil:
@@ -31,6 +34,39 @@ cdef void carry(archive *a, void *what, size_t n) noexcept nogil:
         a.room = room
     memcpy(a.data + a.at, what, n)
     a.at += n
+
+
+cdef void carry_between(archive *a, void *start, void *end) noexcept nogil:
+    """Most of a peer is room for what has not happened: blocks of zeros are only told, and not written where there are
+    zeros already, which would make their pages resident."""
+    cdef uint8_t *at = <uint8_t *>start
+    cdef size_t n = <size_t>(<uint8_t *>end - at)
+    cdef uint64_t zeros
+    cdef size_t i, blocks
+    while n >= BLOCK:
+        blocks = min(n // BLOCK, <size_t>64)
+        zeros = 0
+        for i in range(blocks):
+            zeros |= <uint64_t>(not a.reading and is_zero(at + i * BLOCK)) << i
+        carry(a, &zeros, sizeof(zeros))
+        for i in range(blocks):
+            if not zeros >> i & 1:
+                carry(a, at, BLOCK)
+            elif a.reading and not is_zero(at):
+                memset(at, 0, BLOCK)
+            at += BLOCK
+        n -= blocks * BLOCK
+    carry(a, at, n)
+
+
+cdef inline bint is_zero(const uint8_t *block) noexcept nogil:
+    cdef uint64_t words[8]
+    cdef uint64_t found = 0
+    cdef int i
+    memcpy(words, block, BLOCK)
+    for i in range(BLOCK // 8):
+        found |= words[i]
+    return found == 0
 
 
 cdef uint32_t carry_number(archive *a, uint32_t n, uint32_t most) noexcept nogil:

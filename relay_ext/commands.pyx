@@ -30,11 +30,17 @@ from relay_ext.sessions cimport session_find, session_remove
 from relay_ext.silence cimport silence, silence_watch
 from relay_ext.slab cimport SLAB_DATA, slab, slab_get, slab_unref
 from relay_ext.standby cimport standby, standby_add, standby_ask, standby_remove
+from relay_ext.system cimport M_MMAP_THRESHOLD, mallopt
 from relay_ext.timer cimport timer_schedule
 from relay_ext.uplink cimport uplink_choose
 
 
 # ---- made by Python --------------------------------------------------------------------------
+
+# A peer's memory comes from the kernel, zero and not resident, and goes back there. Left alone glibc stops that with the
+# first large piece that is freed, and zeroes 2 MB for each peer.
+mallopt(M_MMAP_THRESHOLD, 128 << 10)
+
 
 cdef void *allocate(size_t n) except NULL:
     cdef void *p = calloc(1, n)

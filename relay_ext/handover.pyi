@@ -11,7 +11,7 @@ def save(plane: Plane) -> bytes:
     Raises ValueError for one of several shards, RuntimeError while an engine drives it.
     """
 
-def load(plane: Plane, state: bytes) -> None:
+def load(plane: Plane, state: bytes | bytearray) -> None:
     """Makes a new plane, with as many slabs, go on from what `save` gave.
 
     Raises ValueError for what is cut short or of another format; the plane is of no use then.

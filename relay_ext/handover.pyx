@@ -136,15 +136,16 @@ cdef int carry_peer(Plane of, archive *a, hop *h) except -1:
     cdef route r
     cdef int i
     carry_hop(a, h)
+    if a.reading:
+        for _ in range(carry_number(a, 0, ROUTE_SLOTS)):
+            carry_route(of, a, h, &r)
+        return check(a)
     for i in range(ROUTE_SLOTS):
         count += h.routes.slots[i].track != NULL
-    count = carry_number(a, count, ROUTE_SLOTS)
+    carry_number(a, count, ROUTE_SLOTS)
     for i in range(ROUTE_SLOTS):
-        if h.routes.slots[i].track != NULL and not a.reading:
+        if h.routes.slots[i].track != NULL:
             carry_route(of, a, h, &h.routes.slots[i])
-    if a.reading:
-        for _ in range(count):
-            carry_route(of, a, h, &r)
     return check(a)
 
 

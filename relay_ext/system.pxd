@@ -9,6 +9,10 @@ cdef extern from "<time.h>" nogil:
     int clock_gettime(int clock, timespec *out)
     int nanosleep(const timespec *span, timespec *left)
 
+cdef extern from "<malloc.h>" nogil:
+    int M_MMAP_THRESHOLD
+    int mallopt(int parameter, int value)
+
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
     ssize_t read(int fd, void *buffer, size_t n)

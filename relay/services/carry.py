@@ -39,7 +39,7 @@ class Writer(pickle.Pickler):
 
 
 class Reader(pickle.Unpickler):
-    def __init__(self, state: bytes, world: World) -> None:
+    def __init__(self, state: bytes | bytearray, world: World) -> None:
         super().__init__(io.BytesIO(state))
         self._world = world
 
@@ -64,7 +64,7 @@ def save(machine: object, world: World) -> bytes:
     return file.getvalue()
 
 
-def load(state: bytes, world: World) -> Any:
+def load(state: bytes | bytearray, world: World) -> Any:
     """The Machine, in a world with the same names. Raises ValueError for what is no such state."""
     try:
         return Reader(state, world).load()

@@ -6,7 +6,7 @@
     its sockets, its decisions; packets go on  ---------> makes itself ready
               <----------------------------------  READY
     stops its packet thread
-    the packet plane, and what it had to say  ----------> goes on from there
+    what the packet plane had to say, and all it knows -> goes on from there
               <----------------------------------  TAKEN
     GO  ------------------------------------------------> starts its packet thread
               <--------------------------------  RUNNING
@@ -37,7 +37,7 @@ from relay.services.carry import FORMAT
 
 FD = "RELAY_TAKEOVER_FD"
 """Variable that names the next process's end of the pair."""
-HELLO, SOCKETS, DECISIONS, READY, PACKETS, TAKEN, GO, RUNNING = range(8)
+HELLO, SOCKETS, DECISIONS, READY, EVENTS, PACKETS, TAKEN, GO, RUNNING = range(9)
 HEADER = struct.Struct(">BQ")  # kind, bytes of content
 FDS_MAX = 250  # that one message carries; Linux has 253 (SCM_MAX_FD)
 START_SECONDS = 60.0
@@ -59,18 +59,20 @@ class Wire:
 
     def send(self, kind: int, content: bytes = b"") -> None:
         try:
-            self._socket.sendall(HEADER.pack(kind, len(content)) + content)
+            self._socket.sendall(HEADER.pack(kind, len(content)))
+            if content:  # else the other end may be closed by now
+                self._socket.sendall(content)
         except OSError as error:
             raise HandoverError(f"the other process takes nothing: {error}") from error
 
-    def receive(self, kind: int, seconds: float) -> bytes:
+    def receive(self, kind: int, seconds: float) -> bytearray:
         self._socket.settimeout(seconds)
         found, size = HEADER.unpack(self._read(HEADER.size))
         if found != kind:
             raise HandoverError(f"the other process says {found} where {kind} is due")
         return self._read(size)
 
-    def _read(self, size: int) -> bytes:
+    def _read(self, size: int) -> bytearray:
         data = bytearray(size)
         view, got = memoryview(data), 0
         while got < size:
@@ -83,7 +85,7 @@ class Wire:
             if n == 0:
                 raise HandoverError("the other process has ended")
             got += n
-        return bytes(data)
+        return data
 
     def send_sockets(self, sockets: Mapping[str, socket.socket]) -> None:
         self.send(SOCKETS, json.dumps(list(sockets)).encode())

@@ -63,7 +63,7 @@ class Shards:
         """What the plane knows, as `relay_ext.handover` writes it. Raises ValueError if there are several."""
         return handover.save(self.planes[0])
 
-    def load(self, state: bytes) -> None:
+    def load(self, state: bytes | bytearray) -> None:
         """Go on from there: to be called before anything else. Raises ValueError."""
         handover.load(self.planes[0], state)
 

@@ -120,6 +120,7 @@ of.hello()
 of.receive_sockets(3)
 of.receive(DECISIONS, 3)
 of.send(READY)
+of.receive(EVENTS, 3)
 of.receive(PACKETS, 3)
 """
 FAILURES = {
