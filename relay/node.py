@@ -10,12 +10,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from relay import __version__
-from relay.config import Config, FleetConfig, HopConfig, notes
+from relay.config import Config, notes
+from relay.config.applied import Applied
 from relay.config.files import check_files, load, read_private_key
 from relay.config.shown import shown
 from relay.core.noise import public_key
@@ -89,6 +89,7 @@ class Node:
         self.handed_over = False
         """Another process goes on with everything."""
         self._config_path = config_path
+        self._applied = Applied(config_path, config)
         self._tally = tally or Tally()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.Handle | None = None
@@ -264,10 +265,10 @@ class Node:
         except (RelayError, OSError) as error:
             event(logger, logging.ERROR, "reload_refused", error=error)
             return error
-        for name in ("node", "engine", "hop", "fleet", "ops", "web", "log"):
-            if _lasting(getattr(config, name)) != _lasting(getattr(self.config, name)):
-                event(logger, logging.WARNING, "reload_needs_restart", section=name)
         self.config = config
+        self._applied.take(config)
+        for name in self._applied.waiting:
+            event(logger, logging.WARNING, "reload_needs_restart", section=name)
         self._poll()
         self._resolve_late()
         event(logger, logging.INFO, "reloaded", path=self._config_path)
@@ -375,6 +376,7 @@ class Node:
                 "pid": os.getpid(),
                 "uptime_seconds": round((time.monotonic_ns() - self._started_ns) * 1e-9, 3),
                 "draining": self.machine.streams.draining,
+                "unapplied": not self._applied.complete,
             },
             "admission": self.machine.streams.admission.status(time.monotonic_ns()),
             "streams": self.streams(),
@@ -436,13 +438,6 @@ class Node:
             if over:
                 break
         self.done.set()
-
-
-def _lasting(section: Any) -> Any:
-    """A section of the configuration without what a reload applies."""
-    if isinstance(section, FleetConfig):
-        return replace(section, record_file=None, revocations_file=None)
-    return replace(section, peers=()) if isinstance(section, HopConfig) else section
 
 
 async def _main(

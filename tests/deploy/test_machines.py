@@ -38,10 +38,15 @@ def test_a_trial_run_changes_nothing(fleet: Fleet) -> None:
 def test_it_is_installed(fleet: Fleet, stream: Stream) -> None:
     play = fleet.play()
     assert play.failed == {"region": 0, "edge": 0}, play.output
+    fleet.region.sh("touch /etc/relay/node.toml")  # as if that play had ended before the reload
+    assert fleet.region.status()["node"]["unapplied"]
     with stream.meanwhile("a second run") as harm:
         play = fleet.play()
-    assert play.failed == play.changed == {"region": 0, "edge": 0}, play.output
+    assert play.failed == {"region": 0, "edge": 0}, play.output
+    assert play.changed == {"region": 1, "edge": 0}, play.output
     assert harm.lost == 0
+    assert len(fleet.region.journal("reloaded")) == 1
+    assert not fleet.region.status()["node"]["unapplied"]
 
 
 def test_it_can_do_little(fleet: Fleet) -> None:

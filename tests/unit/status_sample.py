@@ -142,6 +142,7 @@ _STATUS: dict[str, Any] = {
         "pid": 4711,
         "uptime_seconds": 7999.5,
         "draining": False,
+        "unapplied": False,
     },
     "admission": {
         "u": 0.91,
