@@ -25,6 +25,7 @@ from relay.services import carry
 from relay.services.board import Board
 from relay.services.build import build
 from relay.services.ciphers import fastest_first
+from relay.services.cost import share_per_bps
 from relay.services.engine import EngineService
 from relay.services.handover import (
     DECISIONS,
@@ -132,7 +133,10 @@ class Node:
             wall_clock=time.time,
             look=self.observer.ask,
         )
-        self.machine = Machine(config, self._outside, static=static, ciphers=self.ciphers)
+        share = share_per_bps(time.thread_time_ns)
+        self.machine = Machine(
+            config, self._outside, static=static, ciphers=self.ciphers, share_per_bps=share
+        )
         self._history = History(self._outside.look)
 
     async def start(self) -> None:

@@ -33,7 +33,7 @@ SHARE_MIN: Final = 0.0005
 """What anything takes at least: bookkeeping, if nothing else."""
 BPS: Final = 2e6
 PER_BPS: Final = 0.01 / BPS
-"""Until something has been measured: a stream of 2 Mb/s takes 1 %, as on a small board."""
+"""Where nothing was measured at the start either: a stream of 2 Mb/s takes 1 %, as on a small board."""
 LEARN: Final = 0.05
 """A load below this is mostly the node itself, and tells little of what a bit costs."""
 LEARN_SHARE: Final = 1 / 4
@@ -62,9 +62,9 @@ class Step(IntEnum):
 
 
 class Admission:
-    """One of a node."""
+    """One of a node. `share_per_bps`: what a bit a second takes of it, until the loads have told."""
 
-    def __init__(self) -> None:
+    def __init__(self, share_per_bps: float = PER_BPS) -> None:
         self.step = Step.NONE
         self.refused: Counter[str] = Counter()
         """Joins that were refused, by a word for the reason."""
@@ -79,7 +79,10 @@ class Admission:
         self._flows = 0
         self._mean_bps = 0.0
         """Of the last second: what has come in its course counts half."""
+        self._start_per_bps = share_per_bps
+        self._card_per_bps = 0.0
         self._per_bps: float | None = None
+        """As the loads have told."""
         self._reserved: dict[object, tuple[int, float]] = {}
         """By what was let in: when, and its share."""
         self._stepped_ns = 0
@@ -90,8 +93,10 @@ class Admission:
 
     # ---- what is measured --------------------------------------------------------------------
 
-    def observe(self, now_ns: int, terms: Mapping[str, float | None]) -> None:
-        """The loads that were measured, 0 to 1, by name; None is unknown."""
+    def observe(self, now_ns: int, terms: Mapping[str, float | None], card_mbps: float | None = None) -> None:
+        """The loads that were measured, 0 to 1, by name, and the speed of the network card; None is
+        unknown."""
+        self._card_per_bps = 1e-6 / card_mbps if card_mbps else 0.0
         self._terms = {name: load for name, load in terms.items() if load is not None}
         self._load, self._window_ns = max(self._terms.values(), default=None), now_ns - self._load_ns
         self._load_ns = now_ns
@@ -166,7 +171,8 @@ class Admission:
         """Of the node, that so many bits a second will take."""
         if bps is None:
             bps = self._flow_bps / self._flows if self._flow_bps else BPS
-        return max(bps * (PER_BPS if self._per_bps is None else self._per_bps), SHARE_MIN)
+        unknown = max(self._start_per_bps, self._card_per_bps)
+        return max(bps * (unknown if self._per_bps is None else self._per_bps), SHARE_MIN)
 
     # ---- what is given up --------------------------------------------------------------------
 

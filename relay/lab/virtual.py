@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from relay.config import Address, Config
+from relay.core.admission import PER_BPS
 from relay.core.noise import public_key
 from relay.lab.network import Network, Received, Sent
 from relay.services import carry
@@ -58,6 +59,7 @@ class VirtualNode:
         ciphers: tuple[int, ...] = (CIPHER_CHACHA20_POLY1305,),
         read: Callable[[Path], str] = no_file,
         store: MemoryStore | None = None,
+        share_per_bps: float = PER_BPS,
     ) -> None:
         self.network = network
         self.host = host
@@ -84,7 +86,7 @@ class VirtualNode:
             look=self.look,
         )
         self._outside = world
-        self.machine = Machine(config, world, static=static, ciphers=ciphers)
+        self.machine = Machine(config, world, static=static, ciphers=ciphers, share_per_bps=share_per_bps)
         if config.hop is not None:
             self._open_hop(HOP_PORT, (host, config.hop.listen.port))
         self.machine.start(now_ns)

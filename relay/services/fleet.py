@@ -56,7 +56,7 @@ class Fleet:
     def observe(self, now_ns: int, facts: Digest) -> None:
         """A reading of the board."""
         self._facts, self._facts_ns, self._awaited_ns = facts, now_ns, 0
-        self._streams.admission.observe(now_ns, loads(facts))
+        self._streams.admission.observe(now_ns, loads(facts), facts.nic_speed_mbps)
         self._refresh(now_ns)
 
     def on_state(self, now_ns: int, hop: Hop, fresh: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from relay.config import Address, Config, PeerConfig, RtpDestination
 from relay.core import actions
+from relay.core.admission import PER_BPS
 from relay.core.directory import Directory
 from relay.core.handshake import Identity
 from relay.core.noise import public_key
@@ -82,7 +83,7 @@ class Outside:
 
 class Machine:
     """`static` is the node's private key, None for a plain forwarder, whose configuration has no `[hop]`;
-    `ciphers` are those that it takes, the fastest on this machine first."""
+    `ciphers` are those that it takes, the fastest on this machine first, `share_per_bps` is Admission's."""
 
     def __init__(
         self,
@@ -91,6 +92,7 @@ class Machine:
         *,
         static: bytes | None,
         ciphers: tuple[int, ...] = (CIPHER_CHACHA20_POLY1305,),
+        share_per_bps: float = PER_BPS,
     ) -> None:
         shards, random_bytes = outside.shards, outside.random_bytes
         self.shards = shards
@@ -121,6 +123,7 @@ class Machine:
             budget_ms=budget_ms,
             random_bytes=random_bytes,
             directory=self.directory,
+            share_per_bps=share_per_bps,
         )
         self.hops: Hops | None = None
         self.members: Members | None = None

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 
 from relay.config import RtpDestination
-from relay.core.admission import Admission
+from relay.core.admission import PER_BPS, Admission
 from relay.core.budget import worth_telling
 from relay.core.directory import Directory
 from relay.log import event
@@ -61,10 +61,11 @@ class Streams:
         budget_ms: int,
         random_bytes: Callable[[int], bytes],
         directory: Directory | None = None,
+        share_per_bps: float = PER_BPS,
     ) -> None:
         self.streams: dict[str, Stream] = {}
         self.draining = False
-        self.admission = Admission()
+        self.admission = Admission(share_per_bps)
         self.name = name
         self._shards = shards
         self._tracks = Tracks(shards, ports, random_bytes)

@@ -1,4 +1,4 @@
-"""A node on a board that gets busier with each stream that it sends somewhere; for test_surge.
+"""A node on a board that gets busier with each stream that comes in or goes out; for test_surge.
 
     python -m tests.integration.laden_node SHARE run --config FILE
 
@@ -14,18 +14,20 @@ from pathlib import Path
 from relay.config.files import load
 from relay.log import configure
 from relay.node import Node, run_on_loop
+from relay.services.surge import carried
 from relay.wire.health import RATIO, Digest
 
 
 async def main(share: float, config: Path) -> int:
     node = Node(load(config, {}), config)
-    read = node.observer.board.read
+    observe = node.machine.fleet.observe
 
-    def laden(now_ns: int) -> Digest:
-        sent = sum(len(stream.publications) for stream in list(node.machine.streams.streams.values()))
-        return replace(read(now_ns), nic_load_permille=min(round(share * sent * RATIO), RATIO))
+    def laden(now_ns: int, facts: Digest) -> None:
+        _, flows = carried(node.machine.streams.streams)
+        load = min(round(share * flows * RATIO), RATIO)
+        observe(now_ns, replace(facts, nic_load_permille=load, headroom_permille=RATIO - load))
 
-    node.observer.board.read = laden  # type: ignore[method-assign]
+    node.machine.fleet.observe = laden  # type: ignore[method-assign]
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, node.done.set)
     try:
         await node.start()

@@ -31,6 +31,9 @@ from tests.integration.nodes import (
 NAMES = ("region", "in", "viewer", "crowd")
 JOINS = 100
 RATE, PACKETS = 400.0, 1600
+SHARE = 0.04
+"""Of a region, that `STREAM` takes where it comes in and wherever it goes out."""
+LADEN = [sys.executable, "-m", "tests.integration.laden_node", str(SHARE)]
 
 
 class Surge:
@@ -44,7 +47,7 @@ class Surge:
         self.ingest = self._first
         self.player = self._first + 2 * JOINS + 2
 
-    def start(self, name: str, *media: str) -> Node:
+    def start(self, name: str, *media: str, program: Sequence[str] = RELAY) -> Node:
         port = self.player + 2 + 2 * NAMES.index(name)
         lines = [
             f'[node]\nname = "{name}"\nrole = "{"region" if name == "region" else "edge"}"',
@@ -57,7 +60,7 @@ class Surge:
                 lines.append(f'address = "127.0.0.1:{self.player + 2}"')
         path = self._directory / f"{name}.toml"
         path.write_text("\n".join([*lines, *media]))
-        return self._stack.enter_context(running(path, port + 1))
+        return self._stack.enter_context(running(path, port + 1, program))
 
 
 def waits_ms(log: str) -> list[int]:
@@ -78,7 +81,7 @@ def test_a_hundred_joins_at_once(tmp_path: Path) -> None:
     names = [f"crowd-{i}" for i in range(JOINS)]
     with ExitStack() as stack:
         of = Surge(tmp_path, stack)
-        region = of.start("region")
+        region = of.start("region", program=LADEN)
         streams = [ingest_toml(name, of.ingest + 2 * i) for i, name in enumerate([STREAM, *names])]
         edge = of.start("in", *streams)
         viewer = of.start("viewer", egress_toml(STREAM, of.player))
@@ -109,14 +112,11 @@ def test_a_hundred_joins_at_once(tmp_path: Path) -> None:
 
 # ---- ten times as many as usual, over ten seconds ------------------------------------------------
 
-SHARE = 0.04
-"""Of region b, that one who gets the stream takes: it has room for 19."""
 SECONDS = 10.0
 BUDGET_MS = 2000
 """For repair: a machine that has other things to do may keep a node from its turn for long."""
 PEERS = {"in": "a", "a": "", "b": "a", "viewer": "b"}
 """Nodes, and whom each calls. Each of the crowd calls b."""
-LADEN = [sys.executable, "-m", "tests.integration.laden_node", str(SHARE)]
 CROWD = [sys.executable, "-m", "tests.integration.crowd", str(SECONDS)]
 
 

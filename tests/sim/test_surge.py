@@ -3,6 +3,7 @@ streams that run. What a packet costs is passed in; all loads follow from it."""
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,8 +13,10 @@ from relay.lab.network import Network, Received, Sent
 from relay.lab.virtual import WELL, VirtualNode
 from relay.wire.health import RATIO
 from tests.sim.ear import Ear
-from tests.sim.fleet import AUDIO, ENCODER, MS, SECOND, VIDEO, Encoder, Fleet, NodeSpec, Player, rtp
+from tests.sim.fleet import AUDIO, ENCODER, MS, SECOND, VIDEO, Encoder, Fleet, Media, NodeSpec, Player, rtp
 
+CLIP = Media("video", "H264/90000", 96, 5004, 6004, 5 * MS, 1250, 450)
+"""2 Mb/s."""
 PER_SECOND = SECOND // AUDIO.interval_ns
 SHARE = 0.04
 """Of a node, that one copy of the stream takes."""
@@ -41,7 +44,21 @@ class Busy(VirtualNode):
         super().look()
 
 
-def fleet_of(seed: int, viewers: int, regions: str = "abcd") -> Fleet:
+class Slow(Fleet):
+    """Of boards that found at the start that a copy of CLIP takes twice what it does."""
+
+    def outside(self, name: str) -> dict[str, Any]:
+        return {"share_per_bps": 2 * SHARE * CLIP.interval_ns / SECOND / (8 * CLIP.size)}
+
+
+def fleet_of(
+    seed: int,
+    viewers: int,
+    regions: str = "abcd",
+    *,
+    media: Media = AUDIO,
+    kind: type[Fleet] = Fleet,
+) -> Fleet:
     """`in` publishes at a, or else at b; viewers call b, c and d."""
     names = [f"v{i}" for i in range(viewers)]
     hosts = HOSTS | {name: f"10.0.2.{i + 1}" for i, name in enumerate(names)}
@@ -55,12 +72,12 @@ def fleet_of(seed: int, viewers: int, regions: str = "abcd") -> Fleet:
         )
         for name in regions
     ]
-    specs.append(NodeSpec("in", hosts["in"], calls=("a", "b"), ingest=(AUDIO,)))
+    specs.append(NodeSpec("in", hosts["in"], calls=("a", "b"), ingest=(media,)))
     specs += [
-        NodeSpec(name, hosts[name], calls=tuple(regions[1:]), egress=(AUDIO,), player=f"10.0.3.{i + 1}")
+        NodeSpec(name, hosts[name], calls=tuple(regions[1:]), egress=(media,), player=f"10.0.3.{i + 1}")
         for i, name in enumerate(names)
     ]
-    fleet = Fleet(seed, specs, Busy)
+    fleet = kind(seed, specs, Busy)
     for region in regions:
         for other in regions:
             if other < region:
@@ -71,7 +88,7 @@ def fleet_of(seed: int, viewers: int, regions: str = "abcd") -> Fleet:
     for name in (*regions, "in"):
         fleet.start(name)
     for name in regions:
-        weigh(fleet, name, SHARE / PER_SECOND)
+        weigh(fleet, name, SHARE * media.interval_ns / SECOND)
     return fleet
 
 
@@ -81,8 +98,8 @@ def weigh(fleet: Fleet, name: str, packet_s: float) -> None:
     node.packet_s = packet_s
 
 
-def encode(fleet: Fleet, seconds: int) -> None:
-    Encoder(fleet.network, AUDIO, start_ns=fleet.now_ns, count=seconds * PER_SECOND)
+def encode(fleet: Fleet, seconds: int, media: Media = AUDIO) -> None:
+    Encoder(fleet.network, media, start_ns=fleet.now_ns, count=seconds * SECOND // media.interval_ns)
 
 
 def views(fleet: Fleet, names: Iterable[str]) -> dict[str, Player]:
@@ -165,6 +182,26 @@ def test_who_come_at_the_same_moment_are_counted_before_their_load_shows(seed: i
     assert load(fleet, "b") < 0.4 and b.u(fleet.now_ns) >= REFUSE - SHARE and b.refused["load"] > 0
     fleet.run(4)
     assert load(fleet, "b") <= REFUSE + 2 * SHARE
+    end(fleet)
+
+
+@pytest.mark.seeds(1, 2)
+def test_a_slow_board_knows_what_it_can_take_before_it_has_taken_anything(seed: int) -> None:
+    """Forty come at the same moment to a region that has just been started."""
+    fleet = fleet_of(seed, 40, "ab", media=CLIP, kind=Slow)
+    fleet.run(2)
+    encode(fleet, 14, CLIP)
+    fleet.run(0.1)
+    for i in range(40):
+        fleet.start(f"v{i}")
+    highest = 0.0
+    for _ in range(48):
+        fleet.run(0.25)
+        highest = max(highest, load(fleet, "b"))
+    b = fleet.nodes["b"].machine.streams.admission
+    print(f"load {highest:.2f} at most, {len(served(fleet, 'b'))} are served")
+    assert highest < SHED and b.sent_away == 0 and b.refused["load"] > 0
+    assert len(served(fleet, "b")) >= 15, "who was refused is let in when there is room"
     end(fleet)
 
 

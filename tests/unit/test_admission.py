@@ -79,6 +79,31 @@ def test_what_one_more_takes_is_learned_from_what_is_carried() -> None:
     assert admission.reserved(now_ns) == pytest.approx(0.0035, rel=0.01)
 
 
+def test_what_one_takes_is_first_what_was_found_at_the_start() -> None:
+    admission = Admission(0.05 / BPS)
+    assert admission.join(0, "a") == ""
+    assert admission.reserved(0) == pytest.approx(0.05)
+    admission.join(0, "its rate is known", BPS / 2)
+    assert admission.reserved(0) == pytest.approx(0.075)
+    assert sum(admission.join(0, i) == "" for i in range(100)) == 15
+    admission = Admission(0.05 / BPS)
+    admission.carries(10 * BPS, 10)
+    admission.carries(10 * BPS, 10)
+    admission.observe(0, {"thread": 0.1})
+    admission.join(0, "as measured by now")
+    assert admission.reserved(0) == pytest.approx(0.01)
+
+
+def test_a_slow_card_is_known_before_it_is_full() -> None:
+    """Of 9 Mb/s, 2 are two ninths."""
+    admission = Admission()
+    admission.observe(0, {"network card": 0.0}, 9)
+    assert sum(admission.join(0, i) == "" for i in range(100)) == 4
+    admission.observe(0, {"network card": 0.0}, 10_000)
+    admission.reserve(0, "as on any board")
+    assert admission.reserved(0) == pytest.approx(8 / 9 + 0.01)
+
+
 def test_little_load_teaches_nothing() -> None:
     admission = Admission()
     for second in range(30):
