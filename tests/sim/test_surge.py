@@ -1,6 +1,7 @@
 """Many come at once, or a node has too much to do: who is let in, who is sent where, and what that does to
 streams that run. What a packet costs is passed in; all loads follow from it."""
 
+import random
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,9 @@ from relay.core.admission import REFUSE, SHED, Step
 from relay.lab.link import LinkConfig
 from relay.lab.network import Network, Received, Sent
 from relay.lab.virtual import WELL, VirtualNode
+from relay.services.entrance import DRAINING
 from relay.wire.health import RATIO
+from relay.wire.messages import Move, Subscribe, Unsubscribe
 from tests.sim.ear import Ear
 from tests.sim.fleet import AUDIO, ENCODER, MS, SECOND, VIDEO, Encoder, Fleet, Media, NodeSpec, Player, rtp
 
@@ -338,4 +341,77 @@ def test_the_region_of_a_publisher_that_drains_serves_until_that_has_gone(seed: 
     assert served(fleet, "b") == ["c"] and served(fleet, "c") == ["v0"]
     print(f"a viewer of the publisher that moved had a gap of {player.longest_gap_ns() / MS:.0f} ms")
     assert player.longest_gap_ns() <= 1300 * MS  # until the directory has heard of it, and the next look
+    end(fleet)
+
+
+def test_a_region_that_is_asked_to_move_stays_until_the_stream_is_elsewhere(seed: int) -> None:
+    """Move names a region with room, which need not have the stream; the directory says who has it, as soon
+    as the publisher has moved."""
+    fleet = fleet_of(seed, 1, "abc")
+    [player] = views(fleet, ("v0",)).values()
+    fleet.run(2)
+    encode(fleet, 20)
+    fleet.start("v0")
+    fleet.run(5)
+    assert "b" in served(fleet, "a") and served(fleet, "b") == ["v0"]
+    hops = fleet.nodes["a"].machine.hops
+    assert hops is not None
+    asked = Ear(fleet.nodes["b"].machine).asked
+    assert hops.send(fleet.now_ns, fleet.hop("a", "b"), Move("studio", DRAINING, "c"))
+    fleet.network.wake(fleet.nodes["a"])
+    fleet.run(3)
+    assert not any(isinstance(message, Subscribe | Unsubscribe) for _, _, message in asked)
+    assert "b" in served(fleet, "a") and player.steps() == {1}
+    end(fleet)
+
+
+# ---- one copy ------------------------------------------------------------------------------------
+
+
+OVERLAP = PER_SECOND
+"""Packets that a region may get twice, when the stream comes to it another way than before."""
+
+
+def senders(fleet: Fleet, region: str) -> list[str]:
+    """Who sends the stream to a region, edges and other regions."""
+    of = [name for name in fleet.nodes if any(s["name"] == "studio" for s in statuses(fleet, name))]
+    return [name for name in of if name != region and region in served(fleet, name)]
+
+
+def statuses(fleet: Fleet, name: str) -> list[dict[str, Any]]:
+    return fleet.nodes[name].machine.stream_statuses(fleet.now_ns)
+
+
+@pytest.mark.seeds(1, 2)
+def test_a_region_gets_one_copy_whatever_happens(seed: int) -> None:
+    """Viewers come and go, regions have room for nine, and two of four drain, the publisher's among them."""
+    rng = random.Random(seed)
+    names = [f"v{i}" for i in range(14)]
+    fleet = fleet_of(seed, len(names))
+    players = views(fleet, names)
+    for region in "abcd":
+        weigh(fleet, region, 2 * SHARE / PER_SECOND)
+    fleet.run(2)
+    encode(fleet, 40)
+    drains = {rng.randrange(8, 14) * 4: "a", rng.randrange(18, 26) * 4: rng.choice("bcd")}
+    most = 0
+    for quarter in range(36 * 4):
+        if quarter in drains:
+            fleet.nodes[drains[quarter]].machine.streams.drain(fleet.now_ns)
+            fleet.network.wake(fleet.nodes[drains[quarter]])
+        if quarter % 2 == 0 and quarter < 28 * 4:
+            name = rng.choice(names)
+            if name not in fleet.nodes:
+                fleet.start(name)
+            elif rng.random() < 0.3:
+                fleet.stop(name)
+        fleet.run(0.25)
+        most = max(most, *(len(senders(fleet, region)) for region in "abcd"))
+    assert most == 1
+    for region in "abcd":
+        hops = fleet.nodes[region].machine.hop_statuses()
+        got = sum(hop["received_source_packets"] for hop in hops)
+        assert got <= 36 * PER_SECOND + OVERLAP, f"{region} got {got}"
+    live = [name for name in names if name in fleet.nodes]
+    assert live and all(players[name].packets[-1].at_ns > fleet.now_ns - SECOND for name in live)
     end(fleet)
