@@ -195,7 +195,7 @@ cdef inline void apply_link(plane *p, int64_t now, command *c) noexcept nogil:
     elif c.op == OP_FEED_HOLD:
         feed_hold(<feed *>c.target, <replay *>c.ptr)
     elif c.op == OP_FEED_RELEASE:
-        feed_release(<feed *>c.target, &p.mail, now, NULL)
+        feed_release(<feed *>c.target, &p.mail, now, &c.a if c.b else NULL)
     elif c.op == OP_STANDBY_ADD:
         standby_add(<standby *>c.ptr)
     elif c.op == OP_STANDBY_REMOVE:

@@ -278,8 +278,9 @@ class Plane:
     def remove_feed(self, track: int, hop_id: int) -> None: ...
     def hold_feed(self, track: int, hop_id: int) -> None:
         """Send no more of it to the peer until it asks, or `release_feed`; keep the last half second."""
-    def release_feed(self, track: int, hop_id: int) -> None:
-        """Send the peer what comes from now on."""
+    def release_feed(self, track: int, hop_id: int, since: int | None = None) -> None:
+        """Send the peer what was kept from that origin sequence on, if one is given, and what comes from now
+        on."""
     def add_standby(
         self, track: int, first: int, second: int, stream_alias: int, track_alias: int, epoch: int
     ) -> None:
@@ -326,7 +327,8 @@ class Plane:
     def stats(self) -> dict[str, int]:
         """Counters of the plane."""
     def track_stats(self, track: int) -> dict[str, Any]:
-        """Counters of a track, of its source (under "ingest"), and what it follows."""
+        """Counters of a track, of its source (under "ingest"), and what it follows; "missing": the first
+        origin sequence that has not come, None before any has."""
     def track_delays(self, track: int) -> list[float]:
         """Histogram of what packets took beyond the least transit time, 1 ms a slot, in samples that are
         forgotten with a time constant of 10 s."""

@@ -421,9 +421,9 @@ cdef class Plane:
         cdef void *f = pointer(self.feeds[track, hop_id])
         self.send_command(OP_FEED_HOLD, f, allocate(sizeof(replay)))
 
-    def release_feed(self, uint32_t track, uint32_t hop_id):
-        """Send the peer what comes from now on."""
-        self.send_command(OP_FEED_RELEASE, pointer(self.feeds[track, hop_id]), NULL)
+    def release_feed(self, uint32_t track, uint32_t hop_id, since=None):
+        """Send the peer what was kept from that origin sequence on, if one is given, and what comes from now on."""
+        self.send_command(OP_FEED_RELEASE, pointer(self.feeds[track, hop_id]), NULL, since or 0, since is not None)
 
     def add_standby(self, uint32_t track, uint32_t first, uint32_t second, uint16_t stream_alias, uint8_t track_alias,
                     uint8_t epoch):

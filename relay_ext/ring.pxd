@@ -52,3 +52,7 @@ cdef slot *ring_find(ring *r, uint32_t seq) noexcept nogil      # of a packet th
 cdef slot *ring_next_held(ring *r) noexcept nogil               # first complete packet at or after `next`
 cdef void ring_skip(ring *r, uint32_t seq) noexcept nogil          # give up what comes before seq: next = seq
 cdef void ring_release(ring *r, slot *s) noexcept nogil         # done with it: next = its sequence + 1
+
+cdef inline uint32_t ring_missing(const ring *r) noexcept nogil:
+    """The first sequence that has not come, where any has."""
+    return r.next if r.started else r.lowest

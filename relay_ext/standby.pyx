@@ -13,6 +13,7 @@ from libc.stdlib cimport free
 from relay_ext.feed cimport feed, feed_release
 from relay_ext.hop cimport hop_send_control
 from relay_ext.inner cimport be16, be32, put16, put32
+from relay_ext.ring cimport ring_missing
 from relay_ext.silence cimport silence_judge
 from relay_ext.slab cimport slab
 from relay_ext.timer cimport timer_armed, timer_schedule
@@ -95,7 +96,7 @@ cdef inline void write_entry(uint8_t *out, const standby *s) noexcept nogil:
     put16(out, s.stream)
     out[2] = s.alias
     out[3] = s.epoch
-    put32(out + 4, s.track.ring.next if s.track.ring.started else s.track.ring.lowest)
+    put32(out + 4, ring_missing(&s.track.ring))
 
 
 cdef inline void send(hop *to, int64_t now, uint8_t *frame, uint8_t n) noexcept nogil:

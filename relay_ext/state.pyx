@@ -9,6 +9,7 @@ from relay_ext.path cimport IP_UDP, path
 from relay_ext.peer cimport HOP_PATHS, hop
 from relay_ext.plane cimport plane, plane_track
 from relay_ext.playout cimport track_target
+from relay_ext.ring cimport ring_missing
 from relay_ext.uplink cimport uplink_gets_through, uplink_is_up
 
 
@@ -100,6 +101,7 @@ cdef dict plane_state(plane *p):
 cdef dict track_state(plane_track *k):
     out = dict(k.t.stats)
     out["held"] = k.t.ring.held
+    out["missing"] = ring_missing(&k.t.ring) if k.t.ring.occupied else None
     out["broken"] = bool(k.t.broken)
     out["ssrc"] = k.t.ssrc
     out["added_delay_ns"] = k.t.added_delay

@@ -212,17 +212,21 @@ class Publisher:
                 self._remove_feeds(stream, sent)
             sent.accepted, sent.offered, sent.epoch = False, None, (sent.epoch + 1) % 256
 
-    def hold(self, stream: Stream, hop: Hop, held: bool) -> None:
-        """A peer that has it from another wants nothing of it now, or wants it again."""
+    def hold(self, stream: Stream, hop: Hop, held: bool, since: tuple[int, ...] = ()) -> None:
+        """A peer that has it from another wants nothing of it now, or wants it again, with what was kept of
+        each track `since` an origin sequence."""
         if held:
             stream.held.add(hop.id)
         else:
             stream.held.discard(hop.id)
         sent = stream.publications.get(hop.id)
-        for track in stream.tracks if sent is not None and sent.accepted else ():
+        firsts = since if len(since) == len(stream.tracks) else (None,) * len(stream.tracks)
+        for track, first in zip(stream.tracks, firsts, strict=True) if sent and sent.accepted else ():
             plane = self._shards.of(track.id)
-            change = plane.hold_feed if held else plane.release_feed
-            change(track.id, hop.id)
+            if held:
+                plane.hold_feed(track.id, hop.id)
+            else:
+                plane.release_feed(track.id, hop.id, first)
 
     # ---- the packet plane ----------------------------------------------------------------------
 

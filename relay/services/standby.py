@@ -82,7 +82,8 @@ class Standbys:
 
     def _confirm(self, now_ns: int, stream: Stream) -> None:
         if stream.unconfirmed and stream.asked is not None:
-            stream.unconfirmed = not self._hops.send(now_ns, stream.asked, Subscribe(stream.name))
+            wanted = Subscribe(stream.name, since=self._tracks.missing(stream))
+            stream.unconfirmed = not self._hops.send(now_ns, stream.asked, wanted)
 
     def _settled(self, now_ns: int, stream: Stream) -> bool:
         return stream.takeover is None or now_ns - stream.takeover.at_ns >= SETTLE_NS

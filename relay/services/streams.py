@@ -436,7 +436,7 @@ class Streams:
         name, standby = subscribe.stream, subscribe.standby
         known = self.streams.get(name)
         if known is not None and hop.id in known.subscribers and (hop.id in known.held) != standby:
-            self._publisher.hold(known, hop, standby)
+            self._publisher.hold(known, hop, standby, subscribe.since)
             if not standby:
                 self._surge.released(now_ns, known, hop)
             return

@@ -105,6 +105,11 @@ class Tracks:
         """Whether the packet plane can have them come from their second peer."""
         return all(self._shards.of(track.id).has_standby(track.id) for track in stream.tracks)
 
+    def missing(self, stream: Stream) -> tuple[int, ...]:
+        """The first origin sequence of each that has not come; empty: of one of them none has."""
+        firsts = [self._shards.of(track.id).track_stats(track.id)["missing"] for track in stream.tracks]
+        return () if None in firsts else tuple(firsts)
+
     def ask_standby(self, stream: Stream) -> None:
         """Have them come from their second peer, too."""
         for track in stream.tracks if self.has_standby(stream) else ():

@@ -246,6 +246,9 @@ class Subscribe:
     stream: str
     standby: bool = False
     """It has the stream from another peer: it is to be sent nothing until it asks for it."""
+    since: tuple[int, ...] = ()
+    """Of each track, in the order of the publication, the first origin sequence that it has not got: what was
+    kept from there on is to be sent, too. Empty: nothing that was kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +355,7 @@ OMITTED = {
     "serial": 0,
     "publisher": b"",
     "standby": False,
+    "since": (),
 }
 """Fields that are left out where they say nothing."""
 
@@ -454,7 +458,12 @@ def _catalogue(fields: Fields) -> Catalogue:
 
 
 def _subscribe(fields: Fields) -> Subscribe:
-    return Subscribe(_stream(fields), boolean({"standby": False, **fields}, "standby"))
+    since = items(fields, "since", TRACKS_MAX, empty=True)
+    return Subscribe(
+        _stream(fields),
+        boolean({"standby": False, **fields}, "standby"),
+        tuple(integer({"since": first}, "since", 0, U32) for first in since),
+    )
 
 
 def _unavailable(fields: Fields) -> Unavailable:

@@ -280,13 +280,12 @@ def test_the_second_region_is_lost_before_the_first(seed: int) -> None:
 
 
 def test_with_several_threads(seed: int) -> None:
-    """Where hops and tracks are of different threads the services switch, and nothing is sent again; playout
-    waits for that as long as it may."""
+    """Where hops and tracks are of different threads, the services switch."""
     fleet, player = playing(seed, 12, threads=2)
     fleet.stop("b")
     fleet.run(10)
-    assert player.longest_gap_ns() <= (GAP_MS + 220) * MS
-    assert len(player.missing(range(12 * PER_SECOND))) <= GAP_MS * PER_SECOND // 1000
+    whole(player, 12)
+    assert player.longest_gap_ns() <= GAP_MS * MS
     assert fleet.stream("out")["source"] == "hop:c"
     end(fleet)
 

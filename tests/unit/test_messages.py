@@ -72,6 +72,7 @@ MESSAGES = [
     Catalogue(8, 0, True, ENTRIES),
     Subscribe("studio"),
     Subscribe("studio", standby=True),
+    Subscribe("studio", since=(0, 2**32 - 1)),
     Unsubscribe("studio"),
     Unavailable("studio", True, "it is not published"),
     Unavailable("studio", False, "full", "b"),
@@ -244,7 +245,16 @@ def test_every_truncation_and_missing_field_is_refused(message):
     with pytest.raises(WireError):
         decode(data + b"\0")
     fields = msgpack.unpackb(data)
-    for key in set(fields) - {"reason", "entries", "instead", "standby", "publisher", "serial", "lost"}:
+    for key in set(fields) - {
+        "reason",
+        "entries",
+        "instead",
+        "standby",
+        "publisher",
+        "serial",
+        "lost",
+        "since",
+    }:
         with pytest.raises(WireError):
             decode(msgpack.packb({k: v for k, v in fields.items() if k != key}))
 

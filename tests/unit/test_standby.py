@@ -76,6 +76,10 @@ def test_half_a_second_is_kept_while_somebody_may_ask() -> None:
     plane.hold_feed(track, peer.hop)
     assert ingest(plane, peer, 2005 * MS, 401) == []
     plane.hold_feed(track, peer.hop)
+    assert ingest(plane, peer, 2010 * MS, 402) == []
+    plane.release_feed(track, peer.hop, FIRST + 402)
+    assert sequences(peer, plane.poll(2011 * MS)[0]) == [FIRST + 402], "but for what it says is missing"
+    plane.hold_feed(track, peer.hop)
     plane.remove_feed(track, peer.hop)
     plane.close()
     assert plane.slabs_in_use == 0
