@@ -341,6 +341,7 @@ class Node:
             decisions = carry.load(predecessor.receive(DECISIONS, READY_SECONDS), vars(self._outside))
             self.machine, self._history = decisions["machine"], decisions["history"]
             self._ports.take(decisions["ports"])
+            self.shards.reserve(len(self.machine.hops.hops) if self.machine.hops else 0)
             predecessor.send(READY)
             events = carry.load(predecessor.receive(EVENTS, TAKEN_SECONDS), {})
             self.shards.load(predecessor.receive(PACKETS, TAKEN_SECONDS))

@@ -23,6 +23,7 @@ cdef class Plane:
     cdef dict tracks          # id -> address of the object, as are all of these
     cdef dict egresses
     cdef dict hops
+    cdef list spare_hops      # made for `handover.load`
     cdef dict keys            # local index -> address
     cdef dict feeds           # (track id, hop id) -> address
     cdef dict standbys        # track id -> (address, first hop, second hop)

@@ -11,6 +11,12 @@ def save(plane: Plane) -> bytes:
     Raises ValueError for one of several shards, RuntimeError while an engine drives it.
     """
 
+def reserve(plane: Plane, hops: int) -> None:
+    """Makes room for so many peers in a new plane, which is most of what takes `load` its time.
+
+    There may turn out to be more of them, or fewer. Raises MemoryError.
+    """
+
 def load(plane: Plane, state: bytes | bytearray) -> None:
     """Makes a new plane, with as many slabs, go on from what `save` gave.
 

@@ -15,7 +15,7 @@ from relay_ext.commands cimport allocate
 from relay_ext.control cimport Plane, place, pointer
 from relay_ext.egress cimport egress, egress_table_add
 from relay_ext.feed cimport feed, feed_add
-from relay_ext.hop cimport hop_init
+from relay_ext.hop cimport hop_destroy, hop_init
 from relay_ext.mailbox cimport SHARDS, mail_target, target
 from relay_ext.path cimport session_keys
 from relay_ext.peer cimport HOP_PATHS, hop, hop_watched
@@ -51,6 +51,11 @@ def save(Plane plane not None):
         free(a.data)
 
 
+def reserve(Plane plane not None, size_t hops):
+    """Makes room for so many peers, most of what `load` takes; it need not be known exactly how many."""
+    plane.spare_hops = [<size_t>make_hop(plane) for _ in range(hops)]
+
+
 def load(Plane plane not None, const uint8_t[::1] state not None):
     """Makes a new plane go on from what `save` gave. Raises ValueError for what is cut short or of another format;
     the plane is of no use then."""
@@ -60,7 +65,11 @@ def load(Plane plane not None, const uint8_t[::1] state not None):
     a.reading = True
     a.room = state.shape[0]
     a.data = <uint8_t *>&state[0] if a.room else NULL
-    carry_plane(plane, &a)
+    try:
+        carry_plane(plane, &a)
+    finally:
+        while plane.spare_hops:
+            free_hop(<hop *>pointer(plane.spare_hops.pop()))
     if a.at != a.room:
         raise ValueError("the state is longer than what it says")
 
@@ -116,10 +125,21 @@ cdef plane_track *new_track(Plane of, uint32_t id) except NULL:
     return k
 
 
-cdef hop *new_hop(Plane of, uint32_t id) except NULL:
+cdef hop *make_hop(Plane of) except NULL:
     cdef hop *h = <hop *>allocate(sizeof(hop))
     if not hop_init(h, of.p.pool, &of.p.wheel, &of.p.tx, 0):
+        free_hop(h)
         raise MemoryError
+    return h
+
+
+cdef void free_hop(hop *h) noexcept:
+    hop_destroy(h)
+    free(h)
+
+
+cdef hop *new_hop(Plane of, uint32_t id) except NULL:
+    cdef hop *h = <hop *>pointer(of.spare_hops.pop()) if of.spare_hops else make_hop(of)
     of.hops[id] = <size_t>h
     of.places.add(place(id))
     h.timer.kind = TIMER_HOP

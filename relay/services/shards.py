@@ -63,6 +63,10 @@ class Shards:
         """What the plane knows, as `relay_ext.handover` writes it. Raises ValueError if there are several."""
         return handover.save(self.planes[0])
 
+    def reserve(self, hops: int) -> None:
+        """Make room for about so many hops before `load`."""
+        handover.reserve(self.planes[0], hops)
+
     def load(self, state: bytes | bytearray) -> None:
         """Go on from there: to be called before anything else. Raises ValueError."""
         handover.load(self.planes[0], state)

@@ -41,6 +41,7 @@ def successor(plane: Plane, now_ns: int) -> Plane:
     state = handover.save(plane)
     assert handover.save(plane) == state  # saving changes nothing
     new = Plane(bytes(32), slabs=SLABS, now_ns=now_ns)
+    handover.reserve(new, len(state) % 4)  # fewer, as many or more than there are
     handover.load(new, state)
     assert new.slabs_in_use == plane.slabs_in_use
     assert new.stats() == plane.stats()
