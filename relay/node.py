@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -450,13 +450,12 @@ async def _main(
 ) -> int:
     node = Node(config, config_path, manager, tally)
     loop = asyncio.get_running_loop()
-    handlers: dict[signal.Signals, Callable[[], None]] = {
-        signal.SIGTERM: node.done.set,
-        signal.SIGINT: node.done.set,
-        signal.SIGHUP: node.reload,
-        signal.SIGUSR2: node.hand_over,
-    }
-    for number, handler in handlers.items():
+    for number, handler in (
+        (signal.SIGTERM, node.done.set),
+        (signal.SIGINT, node.done.set),
+        (signal.SIGHUP, node.reload),
+        (signal.SIGUSR2, node.hand_over),
+    ):
         loop.add_signal_handler(number, handler)
     try:
         await (node.take_over(predecessor) if predecessor else node.start())
