@@ -18,6 +18,7 @@ from math import log10
 from pathlib import Path
 
 from relay.core.routing import clearly_better
+from relay.lab import between
 from relay.lab.agreement import Agreement, Regions
 from relay.lab.detour import Detours, survey
 from relay.lab.picture import COLOURS, Panel, line, svg, text
@@ -147,6 +148,8 @@ def run(size: Size, jobs: int = 1) -> Outcome:
         with ProcessPoolExecutor(jobs) as pool:
             diaries = [diary for found in pool.map(partial(_roam, size), chunks) for diary in found]
     diaries.sort(key=lambda diary: diary.number)
+    for publisher, viewer in zip(diaries[::2], diaries[1::2], strict=False):
+        viewer.gaps += between.gaps(weather, publisher, viewer)
     return Outcome(size, tuple(diaries), Regions(weather, diaries).run(), survey(weather))
 
 

@@ -27,10 +27,8 @@ SPACING_MS = 2.5
 REPORT_MS = 10.0
 """Between two reports of its receiver."""
 SILENCE_MIN_MS, SILENCE_MAX_MS = 40.0, 400.0
-FALSE_ALARM = 1e-7
-LOST_IN_A_ROW = (3, 16)
-"""The rule of a hard failure: silence of the longest of SILENCE_MIN_MS, four times the jitter and so many
-spacings that all of them are lost by chance with a probability of FALSE_ALARM, at most SILENCE_MAX_MS."""
+LONGEST_MS = 30_000.0
+"""The rule of relay_ext/silence.pyx: three times the longest gap of so long, within these bounds."""
 
 ACCESS = (
     ("fibre", 0.60, (0.5, 2.0), (0.1, 0.5), 0.0),
@@ -41,23 +39,26 @@ ACCESS = (
 drawn up to one."""
 
 
-def losses_in_a_row(loss_ratio: float) -> int:
-    """Packets that have to be missing before it is no chance."""
-    least, most = LOST_IN_A_ROW
+def longest_gap_ms(loss_ratio: float, jitter_ms: float, spacing_ms: float) -> float:
+    """The longest run of random losses that is to be expected once in LONGEST_MS, and what jitter adds."""
     loss = min(max(loss_ratio, 1e-6), 0.99)
-    return min(max(math.ceil(math.log(FALSE_ALARM) / math.log(loss)), least), most)
+    runs = LONGEST_MS / spacing_ms * (1 - loss)
+    return spacing_ms * (1 + int(math.log(max(runs, 1)) / -math.log(loss))) + 4 * jitter_ms
 
 
 def silence_ms(loss_ratio: float, jitter_ms: float, spacing_ms: float) -> float:
     """After which a receiver, or a sender that gets reports, gives a hop up."""
-    asked_ms = max(SILENCE_MIN_MS, 4 * jitter_ms, losses_in_a_row(loss_ratio) * spacing_ms)
+    asked_ms = max(SILENCE_MIN_MS, 3 * longest_gap_ms(loss_ratio, jitter_ms, spacing_ms))
     return min(asked_ms, SILENCE_MAX_MS)
 
 
-def false_alarms_per_s(loss_ratio: float, jitter_ms: float) -> float:
-    """Expected, by random loss alone."""
-    packets = max(math.ceil(silence_ms(loss_ratio, jitter_ms, SPACING_MS) / SPACING_MS), 1)
-    return loss_ratio**packets * (1 - loss_ratio) * 1000 / SPACING_MS
+def false_alarms_per_s(loss_ratio: float) -> float:
+    """Expected, by random loss alone: a run as long as SILENCE_MIN_MS, which is also three times as long as
+    the longest of the n in LONGEST_MS. Where lengths fall off exponentially, that is 6 of (n+1)(n+2)(n+3)."""
+    runs_per_s = loss_ratio * (1 - loss_ratio) * 1000 / SPACING_MS
+    n = runs_per_s * LONGEST_MS / 1000
+    least = math.pow(loss_ratio, SILENCE_MIN_MS / SPACING_MS - 1)
+    return runs_per_s * min(least, 6 / ((n + 1) * (n + 2) * (n + 3)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -373,9 +373,10 @@ class Edge:
         return told_ms + silence_ms(measured.loss_ratio, measured.jitter_ms, REPORT_MS)
 
     def _take_over_ms(self, new: str) -> float:
-        """Until the standby's first packet: a viewer asks it, a publisher sends."""
+        """Until the next region's first packet: a viewer asks its standby, a publisher offers, and sends when
+        that is taken."""
         rtt_ms = self._pool(self.sessions[new]).samples[0].rtt_ms
-        return rtt_ms / 2 if self.diary.publishes else rtt_ms
+        return 1.5 * rtt_ms if self.diary.publishes else rtt_ms
 
     # ---- what may be left out ----------------------------------------------------------------
 
@@ -487,12 +488,7 @@ class Edge:
         held = self.sessions.get(self.held or "")
         if held is None or held.dead_s is not None:
             return
-        loss, jitter_ms = (
-            held.now.loss_ratio + self.access.loss_ratio,
-            held.now.jitter_ms + self.access.jitter_ms,
-        )
-        if loss > 0.05:
-            self.diary.false_alarms += span_s * false_alarms_per_s(loss, jitter_ms)
+        self.diary.false_alarms += span_s * false_alarms_per_s(held.now.loss_ratio + self.access.loss_ratio)
         if now_s % STEP_S == 0:
             costs = {name: true_ms(self.access, at(links, now_s)) for name, links in self._links.items()}
             self.diary.excess_ms.append(costs[held.name] - min(costs.values()))
