@@ -9,15 +9,16 @@ from libc.string cimport memcpy
 from relay_ext.address cimport parse_address
 from relay_ext.base cimport addr
 from relay_ext.egress cimport egress, egress_table_add, egress_table_remove
-from relay_ext.feed cimport feed, feed_add, feed_hold, feed_release, feed_remove
+from relay_ext.feed cimport feed, feed_add, feed_hold, feed_release, feed_remove, feed_resume
 from relay_ext.hop cimport hop_destroy, hop_send_control, hop_timer
 from relay_ext.ingest cimport ingest_feedback
 from relay_ext.mailbox cimport mail_target, target
 from relay_ext.path cimport path_set, path_setting, session_keys
 from relay_ext.peer cimport SENDER_INTERVAL, hop, hop_params, hop_watched, wake_within
 from relay_ext.plane cimport (
-    OP_CONTROL, OP_EGRESS_ADD, OP_EGRESS_REMOVE, OP_FEED_ADD, OP_FEED_HOLD, OP_FEED_RELEASE, OP_FEED_REMOVE, OP_FEEDBACK,
-    OP_HOP_ADD, OP_HOP_ORDERS, OP_HOP_PARAMS, OP_HOP_REMOVE, OP_HOP_WATCH, OP_KEYS_ADD, OP_KEYS_DROP, OP_KEYS_USE,
+    OP_CONTROL, OP_EGRESS_ADD, OP_EGRESS_REMOVE, OP_FEED_ADD, OP_FEED_HOLD, OP_FEED_RELEASE, OP_FEED_REMOVE,
+    OP_FEED_RESUME, OP_FEED_SET, OP_FEEDBACK, OP_HOP_ADD, OP_HOP_ORDERS, OP_HOP_PARAMS, OP_HOP_REMOVE, OP_HOP_WATCH,
+    OP_KEYS_ADD, OP_KEYS_DROP, OP_KEYS_USE,
     OP_PATH, OP_PING, OP_PORT, OP_ROUTE_ADD, OP_ROUTE_REMOVE, OP_SEND, OP_STANDBY_ADD, OP_STANDBY_ASK, OP_STANDBY_REMOVE,
     OP_TRACK_ADD, OP_TRACK_HOLD, OP_TRACK_REMOVE, OP_TRACK_RESTART, PORT_RTCP, PORT_RTP, TIMER_HOP, TIMER_PACER,
     TIMER_TRACK, TIMER_WATCH, plane_send, plane_track)
@@ -196,6 +197,10 @@ cdef inline void apply_link(plane *p, int64_t now, command *c) noexcept nogil:
         feed_hold(<feed *>c.target, <replay *>c.ptr)
     elif c.op == OP_FEED_RELEASE:
         feed_release(<feed *>c.target, &p.mail, now, &c.a if c.b else NULL)
+    elif c.op == OP_FEED_SET:
+        (<feed *>c.target).age_max = <uint16_t>c.a
+    elif c.op == OP_FEED_RESUME:
+        feed_resume(<feed *>c.target, &p.mail, now, <int64_t>c.a * 1000)
     elif c.op == OP_STANDBY_ADD:
         standby_add(<standby *>c.ptr)
     elif c.op == OP_STANDBY_REMOVE:

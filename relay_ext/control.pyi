@@ -275,12 +275,17 @@ class Plane:
 
         Raises ValueError when it is sent there already.
         """
+    def set_feed(self, track: int, hop_id: int, *, age_max_us: int) -> None:
+        """Change what `add_feed` said of it."""
     def remove_feed(self, track: int, hop_id: int) -> None: ...
     def hold_feed(self, track: int, hop_id: int) -> None:
         """Send no more of it to the peer until it asks, or `release_feed`; keep the last half second."""
     def release_feed(self, track: int, hop_id: int, since: int | None = None) -> None:
         """Send the peer what was kept from that origin sequence on, if one is given, and what comes from now
         on."""
+    def resume_feed(self, track: int, hop_id: int, period_us: int) -> None:
+        """Send the peer what was kept of so much time, and what comes from now on. More stays kept until it
+        asks, or `release_feed`."""
     def add_standby(
         self, track: int, first: int, second: int, stream_alias: int, track_alias: int, epoch: int
     ) -> None:

@@ -24,8 +24,8 @@ from relay_ext.path cimport DATAGRAM_MAX, DATAGRAM_MIN, path_setting, session_ke
 from relay_ext.peer cimport HOP_DELAYS, HOP_PATHS, hop, hop_params
 from relay_ext.plane cimport (
     OP_CONTROL, OP_COOKIE_SECRET, OP_EGRESS_ADD, OP_EGRESS_REMOVE, OP_FEED_ADD, OP_FEED_HOLD, OP_FEED_RELEASE,
-    OP_FEED_REMOVE, OP_FEEDBACK, OP_HOP_ADD, OP_HOP_ORDERS, OP_HOP_PARAMS, OP_HOP_REMOVE, OP_HOP_WATCH, OP_KEYS_ADD,
-    OP_KEYS_DROP, OP_KEYS_USE, OP_PATH, OP_PING, OP_PORT, OP_ROUTE_ADD, OP_ROUTE_REMOVE, OP_SEND, OP_STANDBY_ADD,
+    OP_FEED_REMOVE, OP_FEED_RESUME, OP_FEED_SET, OP_FEEDBACK, OP_HOP_ADD, OP_HOP_ORDERS, OP_HOP_PARAMS, OP_HOP_REMOVE,
+    OP_HOP_WATCH, OP_KEYS_ADD, OP_KEYS_DROP, OP_KEYS_USE, OP_PATH, OP_PING, OP_PORT, OP_ROUTE_ADD, OP_ROUTE_REMOVE, OP_SEND, OP_STANDBY_ADD,
     OP_STANDBY_ASK, OP_STANDBY_REMOVE, OP_TRACK_ADD, OP_TRACK_HOLD, OP_TRACK_REMOVE,
     OP_TRACK_RESTART, PLANE_PORTS, outgoing, plane_free, plane_new, plane_poll, plane_receive,
     plane_track, plane_wake)
@@ -65,6 +65,10 @@ DEFAULT_SLABS = 32768  # 64 MB of address space, resident only as far as it has 
 
 class PlaneBusy(RuntimeError):
     """The command queue is full: the engine has not run for a while."""
+
+
+cdef inline uint16_t age_units(uint64_t us) noexcept:
+    return <uint16_t>min(us // 100, <uint64_t>INNER_AGE_MAX)
 
 
 cdef class Plane:
@@ -408,9 +412,13 @@ cdef class Plane:
         f.track = &(<plane_track *>k).t
         f.alias = track_alias
         f.epoch = epoch
-        f.age_max = <uint16_t>min(age_max_us // 100, <uint64_t>INNER_AGE_MAX)
+        f.age_max = age_units(age_max_us)
         self.feeds[track, hop_id] = <uintptr_t>f
         self.send_command(OP_FEED_ADD, k, f)
+
+    def set_feed(self, uint32_t track, uint32_t hop_id, *, uint64_t age_max_us):
+        """Change what `add_feed` said of it."""
+        self.send_command(OP_FEED_SET, pointer(self.feeds[track, hop_id]), NULL, age_units(age_max_us))
 
     def remove_feed(self, uint32_t track, uint32_t hop_id):
         cdef void *f = pointer(self.feeds.pop((track, hop_id)))
@@ -424,6 +432,11 @@ cdef class Plane:
     def release_feed(self, uint32_t track, uint32_t hop_id, since=None):
         """Send the peer what was kept from that origin sequence on, if one is given, and what comes from now on."""
         self.send_command(OP_FEED_RELEASE, pointer(self.feeds[track, hop_id]), NULL, since or 0, since is not None)
+
+    def resume_feed(self, uint32_t track, uint32_t hop_id, uint32_t period_us):
+        """Send the peer what was kept of the last microseconds, and what comes from now on. More stays kept until it
+        asks, or `release_feed`."""
+        self.send_command(OP_FEED_RESUME, pointer(self.feeds[track, hop_id]), NULL, period_us)
 
     def add_standby(self, uint32_t track, uint32_t first, uint32_t second, uint16_t stream_alias, uint8_t track_alias,
                     uint8_t epoch):

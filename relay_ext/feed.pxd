@@ -21,12 +21,15 @@ ctypedef struct feed:
     uint8_t epoch
     bint started
     bint held                 # the peer has it from another, and takes it from here when that falls silent
+    bint kept                 # the last packets are kept for it, which may ask for them
 
 cdef void feed_add(feed **feeds, feed *f) noexcept nogil
 cdef void feed_remove(feed **feeds, feed *f) noexcept nogil  # and frees it
 cdef void feed_hold(feed *f, replay *spare) noexcept nogil   # takes over `spare`, memory for the track's if it has none
-# Send what is kept from that origin sequence on (NULL: nothing of it), and from now on what comes.
+# Send what is kept from that origin sequence on (NULL: nothing of it), keep no more, and from now on send what comes.
 cdef void feed_release(feed *f, mailroom *mail, int64_t now, const uint32_t *since) noexcept nogil
+# Send what is kept of the last `period` ns, and from now on what comes; the peer may still ask for more.
+cdef void feed_resume(feed *f, mailroom *mail, int64_t now, int64_t period) noexcept nogil
 cdef bint feeds_send(feed *f, mailroom *mail, track *t, int64_t now, const inner *header, slab *body,
                      uint16_t off) noexcept nogil  # True: a peer has been sent its first packet
 cdef bint feeds_insert(feed *f, mailroom *mail, track *t, int64_t now, int64_t arrival, const inner *header, slab *body,

@@ -31,7 +31,7 @@ cdef void feed_remove(feed **feeds, feed *f) noexcept nogil:
         while at[0] != f:
             at = &at[0].next_here
         at[0] = f.next_here
-    if f.held:
+    if f.kept:
         let_go(f.track)
     free(f)
 
@@ -50,28 +50,45 @@ cdef void feed_hold(feed *f, replay *spare) noexcept nogil:
         spare.pool = f.track.pool
     else:
         free(spare)
-    f.track.replay.holders += not f.held
-    f.held = True
+    f.track.replay.holders += not f.kept
+    f.held = f.kept = True
     f.started = False
 
 
 cdef void feed_release(feed *f, mailroom *mail, int64_t now, const uint32_t *since) noexcept nogil:
+    f.held = False
+    if not f.kept:
+        return
+    f.kept = False
+    if since != NULL:
+        send_again(f, mail, now, f.track.replay.first, since)
+    let_go(f.track)
+
+
+cdef void feed_resume(feed *f, mailroom *mail, int64_t now, int64_t period) noexcept nogil:
     cdef replay *r = f.track.replay
-    cdef kept *k
-    cdef inner h
     cdef uint32_t i
     if not f.held:
         return
     f.held = False
-    i = r.next if since == NULL else r.first
+    i = r.first
+    while i != r.next and replay_at(r, i).at < now - period:
+        i += 1
+    send_again(f, mail, now, i, NULL)
+
+
+cdef void send_again(feed *f, mailroom *mail, int64_t now, uint32_t i, const uint32_t *since) noexcept nogil:
+    """Of what is kept, from number `i` and that origin sequence on."""
+    cdef replay *r = f.track.replay
+    cdef kept *k
+    cdef inner h
     while i != r.next:
         k = replay_at(r, i)
         i += 1
-        if serial_diff(k.header.seq, since[0]) >= 0:
+        if since == NULL or serial_diff(k.header.seq, since[0]) >= 0:
             h = k.header
             h.age = inner_age(h.age, now - k.at)
             send(f, mail, f.track, now, &h, k.body, k.off)
-    let_go(f.track)
 
 
 cdef inline bint send(feed *f, mailroom *mail, track *t, int64_t now, const inner *header, slab *body,

@@ -242,7 +242,7 @@ cdef int carry_feeds(Plane of, archive *a) except -1:
             f.track = &k.t
             f.to = <hop *>pointer(of.hops[hop_id])
             feed_add(&k.feeds, f)
-            if f.held and k.t.replay == NULL:
+            if f.kept and k.t.replay == NULL:
                 raise ValueError("the state is of another format")
     return 0
 

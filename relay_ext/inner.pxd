@@ -6,7 +6,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 cdef enum:
     INNER_SIZE = 20
     INNER_TIME_NS = 100000    # unit of `time` and `age`
-    INNER_MAX_HOPS = 3        # at most two relays between ingress and egress
+    INNER_MAX_HOPS = 4        # two relays between ingress and egress, and one more while a path changes
     INNER_AGE_MAX = 65535     # where `age` saturates
 
 cdef enum:                    # flags

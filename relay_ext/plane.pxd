@@ -62,16 +62,18 @@ cdef enum:                    # commands
     OP_FEED_REMOVE = 18
     OP_FEED_HOLD = 19
     OP_FEED_RELEASE = 20
-    OP_STANDBY_ADD = 21
-    OP_STANDBY_REMOVE = 22
-    OP_STANDBY_ASK = 23
-    OP_ROUTE_ADD = 24
-    OP_ROUTE_REMOVE = 25
-    OP_SEND = 26
-    OP_CONTROL = 27
-    OP_COOKIE_SECRET = 28
-    OP_FEEDBACK = 29
-    OP_PING = 30
+    OP_FEED_RESUME = 21
+    OP_FEED_SET = 22
+    OP_STANDBY_ADD = 23
+    OP_STANDBY_REMOVE = 24
+    OP_STANDBY_ASK = 25
+    OP_ROUTE_ADD = 26
+    OP_ROUTE_REMOVE = 27
+    OP_SEND = 28
+    OP_CONTROL = 29
+    OP_COOKIE_SECRET = 30
+    OP_FEEDBACK = 31
+    OP_PING = 32
 
 
 ctypedef struct plane_track:

@@ -126,6 +126,6 @@ cdef void standby_asked(hop *h, mailroom *mail, takeover_stats *stats, int64_t n
         entry += ENTRY
         if f == NULL:
             stats.take_over_unknown += 1
-        elif f.held:
+        elif f.kept:
             stats.released += 1
             feed_release(f, mail, now, &since)

@@ -19,7 +19,9 @@ No clock is read for that: small boards lose the time, and ages would differ by 
 
 An entry also says who publishes, and how often that node has sent the stream elsewhere (`serial`). Of the
 entries of one publisher only the one with the highest serial counts, and it has the stamp of the one before:
-so a publisher can move at once, also away from a region that can no longer say that it is gone.
+so a publisher can move at once, also away from a region that can no longer say that it is gone. The region
+that it would move to, and can have the stream from it at any time, has an entry that says so (`standby`),
+which counts where there is no other.
 
 Sans-IO: `receive` and `poll` are given the time in ns; what they return is to be sent.
 """
@@ -59,6 +61,8 @@ class Entry:
     publisher: bytes = b""
     """Fingerprint of the key of the node that the stream enters at; empty: not known."""
     serial: int = 0
+    standby: bool = False
+    """The region can have the stream from its publisher, who sends it to another."""
 
 
 @dataclass(slots=True)
@@ -95,13 +99,22 @@ class Directory:
         """The region that has the stream, this one included; None: nobody."""
         return _winner(self._claims(stream))
 
-    def rival(self, stream: str, publisher: bytes, serial: int) -> Entry | None:
+    def standby(self, stream: str) -> bytes | None:
+        """The other region that can have it from its publisher when that no longer reaches the holder."""
+        claims = self._claims(stream)
+        holder = _winner(claims)
+        [publisher] = [entry.publisher for entry, key in claims if key == holder] or [b""]
+        ready = [(e.serial, key) for e, key in claims if e.standby and e.publisher == publisher != b""]
+        return max(((serial, key) for serial, key in ready if key != self.key), default=(0, None))[1]
+
+    def rival(self, stream: str, publisher: bytes, serial: int, *, standby: bool = False) -> Entry | None:
         """Another region's publication, if it keeps one with that serial from being taken here."""
         holder = self.holder(stream)
         if holder is None or holder == self.key:
             return None
         entry = self._regions[holder].streams[stream]
-        return None if publisher and publisher == entry.publisher and serial > entry.serial else entry
+        same = publisher and publisher == entry.publisher
+        return None if same and (standby or serial > entry.serial) else entry
 
     def view(self) -> dict[str, bytes]:
         """Every stream and its holder."""
@@ -113,17 +126,19 @@ class Directory:
         lists = [(self.own, self.key), *((region.streams, key) for key, region in self._regions.items())]
         return [(streams[stream], key) for streams, key in lists if stream in streams]
 
-    def _renewed(self, stream: str, publisher: bytes, serial: int) -> Entry:
+    def _renewed(self, stream: str, publisher: bytes, serial: int, standby: bool) -> Entry:
         """A publication that begins here now: the stamp is a new one, unless its publisher was elsewhere."""
         claims = (entry for entry, _ in self._claims(stream))
         stamps = [entry.stamp for entry in claims if publisher and entry.publisher == publisher]
-        return Entry(min(stamps, default=min(self._stamp + 1, U32)), publisher, serial)
+        return Entry(min(stamps, default=min(self._stamp + 1, U32)), publisher, serial, standby)
 
     # ---- what happens here ---------------------------------------------------------------------
 
-    def publish(self, stream: str, publisher: bytes = b"", serial: int = 0) -> Announce:
-        """A stream is published here now; the message is for every region."""
-        entry = self._renewed(stream, publisher, serial)
+    def publish(
+        self, stream: str, publisher: bytes = b"", serial: int = 0, *, standby: bool = False
+    ) -> Announce:
+        """A stream is published here now, or could be; the message is for every region."""
+        entry = self._renewed(stream, publisher, serial, standby)
         self._stamp = max(self._stamp, entry.stamp)
         self.own[stream] = entry
         return self._changed(stream, entry)
@@ -135,7 +150,7 @@ class Directory:
 
     def _changed(self, stream: str, entry: Entry) -> Announce:
         self._version += 1
-        return Announce(stream, self._version, entry.stamp, entry.publisher, entry.serial)
+        return Announce(stream, self._version, entry.stamp, entry.publisher, entry.serial, entry.standby)
 
     def list_version(self) -> ListVersion:
         return ListVersion(self._version, self._stamp)
@@ -170,7 +185,7 @@ class Directory:
         if not news.stamp:
             region.streams.pop(news.stream, None)
         elif news.stream in region.streams or len(region.streams) < ENTRIES_MAX:
-            region.streams[news.stream] = Entry(news.stamp, news.publisher, news.serial)
+            region.streams[news.stream] = Entry(news.stamp, news.publisher, news.serial, news.standby)
         return []
 
     def _page(self, region: _Region, page: Catalogue) -> None:
@@ -180,7 +195,9 @@ class Directory:
             return  # one before it could not be sent; the next version will tell
         region.next_page += 1
         for listed in page.entries:
-            region.arriving[listed.stream] = Entry(listed.stamp, listed.publisher, listed.serial)
+            region.arriving[listed.stream] = Entry(
+                listed.stamp, listed.publisher, listed.serial, listed.standby
+            )
             self._stamp = max(self._stamp, listed.stamp)
         if page.last and len(region.arriving) <= ENTRIES_MAX:
             region.streams, region.arriving = region.arriving, {}
@@ -190,11 +207,12 @@ class Directory:
         pages: list[list[CatalogueEntry]] = [[]]
         used = 0
         for stream, entry in sorted(self.own.items()):
-            size = len(stream.encode()) + 53  # four keys, lengths, a stamp, a fingerprint, a serial
+            size = len(stream.encode()) + 62  # five keys, lengths, a stamp, a fingerprint, a serial
             if pages[-1] and (used + size > PAGE_BYTES or len(pages[-1]) == CATALOGUE_ENTRIES_MAX):
                 pages.append([])
                 used = 0
-            pages[-1].append(CatalogueEntry(stream, entry.stamp, entry.publisher, entry.serial))
+            listed = CatalogueEntry(stream, entry.stamp, entry.publisher, entry.serial, entry.standby)
+            pages[-1].append(listed)
             used += size
         for i, entries in enumerate(pages):
             yield Catalogue(self._version, i, i == len(pages) - 1, tuple(entries))
@@ -215,6 +233,7 @@ class Directory:
 
 def _winner(claims: list[tuple[Entry, bytes]]) -> bytes | None:
     """The key of the region that keeps a name."""
+    claims = [(entry, key) for entry, key in claims if not entry.standby] or claims
     latest: dict[bytes, int] = {}
     for entry, _ in claims:
         latest[entry.publisher] = max(latest.get(entry.publisher, 0), entry.serial)

@@ -1,8 +1,9 @@
 """How long a player is without media when something on its way dies, and how often something alive is taken
 for dead, in virtual time: `python -m relay.lab.failover`.
 
-An edge publishes at region a; a viewer's edge has the stream from b, and c ready, which both have it from a.
-At a moment drawn from the seed, b dies, or a link of it. What the player gets is compared with what was sent.
+An edge publishes at region a, and could at c; a viewer's edge has the stream from b, and c ready, which both
+have it from a. At a moment drawn from the seed, b or a dies, or a link. What the player gets is compared with
+what was sent.
 """
 
 import argparse
@@ -26,14 +27,14 @@ from relay.lab.virtual import Sink, Source, VirtualNode
 from relay_ext.alarms import false_alarms
 
 HOSTS = {"edge": "10.0.0.1", "a": "10.0.1.1", "b": "10.0.1.2", "c": "10.0.1.3", "out": "10.0.0.2"}
-CALLS = {"edge": ("a",), "a": (), "b": ("a",), "c": ("a", "b"), "out": ("b", "c")}
+CALLS = {"edge": ("a", "c"), "a": (), "b": ("a",), "c": ("a", "b"), "out": ("b", "c")}
 LEAD_NS = 3 * SECOND
 """To connect in, before media flows."""
 SETTLED_NS = 4 * SECOND
 """After this much media the standby is ready and the link known; something dies within the next second."""
 TAIL_NS = 2 * SECOND
-BETWEEN = LinkConfig(delay_ms=10)
-"""The other hops."""
+BETWEEN, SECOND_BEST = LinkConfig(delay_ms=10), LinkConfig(delay_ms=15)
+"""The other hops: the latter from the other edge to c."""
 DEAD = LinkConfig(loss=1.0)
 
 
@@ -44,15 +45,17 @@ class Case:
     name: str
     text: str
     near: LinkConfig
-    """From b to the viewer's edge, either way."""
+    """From the edge to its region, either way."""
     far: LinkConfig
-    """From c."""
+    """To c."""
     dies: tuple[str, ...]
     """A process, or, of two, the link from the one to the other, that one way."""
     most_ms: tuple[float, float, float]
     """Median, 95th percentile and most of the gap, at most."""
     budget_ms: int = 200
     """Of each of the three hops: playout waits for three times this and 20 ms, at most."""
+    edge: str = "out"
+    """Whose region, or link, it is: the viewer's, or the publisher's ("edge")."""
 
 
 def _link(rtt_ms: float, loss: float = 0.0) -> LinkConfig:
@@ -62,29 +65,27 @@ def _link(rtt_ms: float, loss: float = 0.0) -> LinkConfig:
 NONE = float("inf")
 NEAR_MS = (110.0, 140.0, 220.0)
 """With a backup within 30 ms."""
+FAR_MS = (NONE, 300.0, NONE)
+LOSSY = (
+    LinkConfig(delay_ms=10, jitter_ms=10, loss=0.05),
+    LinkConfig(delay_ms=15, jitter_ms=10, loss=0.05),
+)
 CASES = (
     Case("F1", "region killed, backup RTT 30", _link(20), _link(30), ("b",), NEAR_MS),
     Case("F1", "link dead one way, backup RTT 30", _link(20), _link(30), ("b", "out"), NEAR_MS),
     Case("F1", "link between regions dead", _link(20), _link(30), ("a", "b"), NEAR_MS),
-    Case(
-        "F1",
-        "both links lose 5 %, jitter 10 ms",
-        LinkConfig(delay_ms=10, jitter_ms=10, loss=0.05),
-        LinkConfig(delay_ms=15, jitter_ms=10, loss=0.05),
-        ("b",),
-        NEAR_MS,
-    ),
+    Case("F1", "both links lose 5 %, jitter 10 ms", *LOSSY, ("b",), NEAR_MS),
+    Case("F1", "publisher's region killed", _link(20), _link(30), ("a",), NEAR_MS, edge="edge"),
+    Case("F1", "link to it dead one way", _link(20), _link(30), ("edge", "a"), NEAR_MS, edge="edge"),
+    Case("F1", "link from it dead one way", _link(20), _link(30), ("a", "edge"), NEAR_MS, edge="edge"),
+    Case("F1", "killed, both links as above", *LOSSY, ("a",), NEAR_MS, edge="edge"),
+    Case("F1", "link to it dead, both as above", *LOSSY, ("edge", "a"), (110, NONE, 220), edge="edge"),
     Case("F3", "region killed, playout of 245 ms", _link(20), _link(30), ("b",), NEAR_MS, 75),
-    Case("F2", "region killed, backup RTT 200", _link(20), _link(200), ("b",), (NONE, 300, NONE)),
-    Case("F2", "link dead one way, backup RTT 200", _link(20), _link(200), ("b", "out"), (NONE, 300, NONE)),
-    Case(
-        "F2",
-        "link between regions dead, backup RTT 200",
-        _link(20),
-        _link(200),
-        ("a", "b"),
-        (NONE, 300, NONE),
-    ),
+    Case("F3", "publisher's, playout of 245 ms", _link(20), _link(30), ("a",), NEAR_MS, 75, "edge"),
+    Case("F2", "publisher's, backup RTT 200", _link(20), _link(200), ("a",), FAR_MS, edge="edge"),
+    Case("F2", "region killed, backup RTT 200", _link(20), _link(200), ("b",), FAR_MS),
+    Case("F2", "link dead one way, backup RTT 200", _link(20), _link(200), ("b", "out"), FAR_MS),
+    Case("F2", "link between regions dead, backup RTT 200", _link(20), _link(200), ("a", "b"), FAR_MS),
 )
 
 
@@ -142,7 +143,8 @@ def fail(case: Case, seed: int) -> Gap:
     keys = {name: chance.randbytes(32) for name in HOSTS}
     for name, peers in CALLS.items():
         for peer in peers:
-            link = {"b": case.near, "c": case.far}[peer] if name == "out" else BETWEEN
+            near, far = (case.near, case.far) if name == case.edge else (BETWEEN, SECOND_BEST)
+            link = far if len(name) > 1 and peer == "c" else near
             network.set_link(HOSTS[name], HOSTS[peer], link)
             network.set_link(HOSTS[peer], HOSTS[name], link)
     nodes = {

@@ -42,22 +42,26 @@ class Entrance:
         elsewhere = stream.asked.name if stream.asked else published_at
         full = stream.name not in self._streams and len(self._streams) >= STREAMS_MAX
         asked = stream.asked is hop
+        sources = [stream.source] if asked or stream.backup is None else [stream.source, stream.backup.hop]
+        another = any(source not in (None, hop) for source in sources) and not moved
         checks = (
             (draining and not asked and stream.source is not hop, "draining", DRAINING),
             (self._name in offer.path, "loop", "it has passed here"),
             (stream.enters_here, "taken", "a stream of that name enters at this node"),
             (elsewhere not in (None, hop.name) and not moved, "taken", f"it is published at {elsewhere}"),
             (hop.is_region and not asked, "unasked", "it was not asked for"),
+            (another, "taken", "another node publishes a stream of that name"),
+            (offer.standby and self._directory is None, "no region", "this node is no region"),
             (
-                stream.source not in (None, hop) and not moved,
+                offer.standby and stream.source is hop and stream.published_here,
                 "taken",
-                "another node publishes a stream of that name",
+                "it is published here",
             ),
             (full, "streams", f"this node carries {STREAMS_MAX} streams already"),
             (tracks > TRACKS_MAX, "tracks", f"this node takes {TRACKS_MAX} tracks from one peer"),
         )
         refusal = next(((word, reason) for wrong, word, reason in checks if wrong), None)
-        if refusal is not None or stream.source is hop:
+        if refusal is not None or stream.source is hop or offer.standby:
             return refusal
         if asked:
             self._surge.pulls(now_ns, offer.stream, hop)

@@ -25,6 +25,9 @@ logger = logging.getLogger("relay.stream")
 MS = 1_000_000
 REFUSED_FOR_NS = 5000 * MS
 """A peer that refused a stream is asked again after this."""
+LEAVING_NS = 2000 * MS
+"""A stream is sent for so long to the region that it has left, too, so that nobody is without it while the
+others follow; and for so long a region to which it has come may ask for what it has not got."""
 
 
 class Publisher:
@@ -65,9 +68,47 @@ class Publisher:
             return  # without a choice, whoever has it keeps it: the hop may come back
         fields = {"stream": stream.name, "to": stream.choice.peer, "why": stream.choice.why}
         event(logger, logging.INFO, "stream_route", **fields)
+        before, arrives = (
+            stream.route,
+            stream.accepted and any(c.connected for c in stream.candidates if c.peer == current),
+        )
         stream.route = self._hops.named(stream.choice.peer)
+        stream.leaving = (before, now_ns + LEAVING_NS) if before is not None and arrives else None
         stream.serial = min(stream.serial + 1, U32)
+        if stream.route is not None and stream.route is stream.spare:
+            stream.spare = None
+            self._resume(now_ns, stream, stream.route, before)
         self.watch()
+
+    def _resume(self, now_ns: int, stream: Stream, hop: Hop, left: Hop | None) -> None:
+        """Send the region that was the spare one what may not have got to the other, and what comes. That one
+        may have had more and not passed it on: it is kept for regions that ask for it."""
+        period_ns = 0
+        if left is not None and left.id in self._hops.hops:
+            link = self._shards.of(left.id).hop_link(left.id)
+            period_ns = now_ns - max((path.progress_ns for path in link.paths), default=now_ns) + link.rtt_ns
+        stream.held.discard(hop.id)
+        sent = stream.publications.get(hop.id)
+        if sent is None or not sent.accepted:
+            return
+        sent.kept_until_ns = now_ns + LEAVING_NS
+        for track in stream.tracks:
+            self._shards.of(track.id).resume_feed(track.id, hop.id, min(period_ns // 1000, U32))
+
+    def spare(self, now_ns: int, stream: Stream) -> None:
+        """Choose the region that a stream which enters here goes to when its own is not reached any more."""
+        before = stream.spare
+        if before is not None and before.id not in stream.held:
+            return  # it has asked for it
+        regions = {hop.name for hop in self._hops.hops.values() if hop.is_region}
+        busy = {stream.route.name if stream.route else "", stream.leaving[0].name if stream.leaving else ""}
+        others = [c for c in stream.candidates if c.peer in regions - busy]
+        choice = stream.second.choose(now_ns, others, before.name if before else None)
+        stream.spare = self._hops.named(choice.peer) if choice.peer and stream.accepted else None
+        if before is not None and stream.spare is not before:
+            stream.held.discard(before.id)
+        if stream.spare is not None:
+            stream.held.add(stream.spare.id)
 
     def watch(self) -> None:
         """Have the packet planes tell when a stream that enters here, and could go elsewhere, gets to its
@@ -78,9 +119,17 @@ class Publisher:
             self._hops.watch_echo(hop, hop.id in watched)
 
     def refresh(self, now_ns: int, stream: Stream) -> None:
-        wanted = {hop.id: hop for hop in (*stream.subscribers.values(), stream.route) if hop is not None}
-        for hop_id in stream.publications.keys() - wanted.keys():
+        if stream.leaving is not None and now_ns >= stream.leaving[1]:
+            stream.leaving = None
+        mine = (*stream.subscribers.values(), stream.route, stream.spare)
+        wanted = {hop.id: hop for hop in mine if hop is not None}
+        kept = wanted.keys() | ({stream.leaving[0].id} if stream.leaving else set())
+        for hop_id in stream.publications.keys() - kept:
             self.withdraw(now_ns, stream, hop_id, "not sent here any more")
+        for sent in stream.publications.values():
+            if sent.kept_until_ns is not None and now_ns >= sent.kept_until_ns:
+                sent.kept_until_ns = None
+                self.hold(stream, sent.hop, False)
         for hop in wanted.values():
             reason = self._why_not(stream, hop)
             if reason is None:
@@ -115,18 +164,22 @@ class Publisher:
         if sent.offered is not None and not differs(sent.offered, publish):
             return
         if self._hops.send(now_ns, hop, publish):
-            before, sent.offered = sent.offered, publish
+            sent.offered = publish
             if sent.accepted:
-                if before is not None and hold_ms(before) != hold_ms(publish):
-                    self._remove_feeds(stream, sent)  # which forgets what is kept
-                    self._add_feeds(stream, sent)
+                for track in stream.tracks:
+                    plane = self._shards.of(track.id)
+                    plane.set_feed(track.id, hop.id, age_max_us=hold_ms(publish) * 1000)
                 self._set_budgets(hop)
 
     def _publish(self, stream: Stream, sent: Publication) -> Publish:
         behind_ms, rtt_ms, latency_ms = 0, 0, stream.latency_ms or 0
-        if stream.offer is not None and stream.source is not None:
-            came = stream.offer
-            rtt_ms = round(stream.source.link.rtt_ns / MS)
+        came, source, path = stream.offer, stream.source, stream.path
+        if stream.backup is not None and stream.backup.offer is not None and sent.hop.is_region:
+            # What another region asks for will come from there: by way of a third one it would pass too many.
+            came, source = stream.backup.offer, stream.backup.hop
+            path = came.path or (source.name,)
+        if came is not None and source is not None:
+            rtt_ms = round(source.link.rtt_ns / MS)
             latency_ms = left(came.latency_ms, rtt_ms, came.budget_ms) if came.latency_ms else 0
             behind_ms = min(came.behind_ms + came.budget_ms, BUDGET_MS_MAX)
             rtt_ms = max(came.rtt_ms, rtt_ms)
@@ -139,12 +192,13 @@ class Publisher:
             epoch=sent.epoch,
             budget_ms=budget_ms,
             tracks=tuple(track.format.message(track.alias) for track in stream.tracks),
-            path=(*stream.path, self._name),
+            path=(*path, self._name),
             behind_ms=behind_ms,
             rtt_ms=rtt_ms,
             latency_ms=latency_ms,
             serial=stream.serial,
-            lost=stream.lost,
+            standby=sent.hop is stream.spare,
+            lost=stream.lost and source is stream.source,
         )
 
     # ---- what the peer answers -----------------------------------------------------------------
@@ -176,13 +230,18 @@ class Publisher:
         stream, reason = self.sent_to(hop, refusal.alias, refusal.epoch), refusal.reason
         if stream is None:
             return None
-        if refusal.serial:  # of the process before, or of before it came back there: offered at the next look
+        if (
+            refusal.serial and stream.route is hop
+        ):  # of the process before, or of before it came back there: offered at the next look
             stream.serial = max(stream.serial, min(refusal.serial + 1, U32))
             self.drop(stream, hop.id)
             return None
         event(logger, logging.WARNING, "stream_refused", stream=stream.name, peer=hop.name, reason=reason)
         self.drop(stream, hop.id)
         stream.subscribers.pop(hop.id, None)
+        if stream.spare is hop:
+            stream.refusals[hop.name] = (reason, now_ns + REFUSED_FOR_NS)
+            stream.spare = None
         if stream.route is hop:
             stream.refusals[hop.name] = (reason, now_ns + REFUSED_FOR_NS)
             stream.suggested = refusal.instead
@@ -273,7 +332,8 @@ def with_refusals(stream: Stream, candidates: list[Candidate]) -> list[Candidate
 
 def differs(told: Publish, now: Publish) -> bool:
     """Whether an offer is so different from what the peer was told that it is worth telling."""
-    named = [(p.alias, p.epoch, p.tracks, p.path, p.serial, p.lost) for p in (told, now)]
+    what = ("alias", "epoch", "tracks", "path", "serial", "standby", "lost")
+    named = [[getattr(p, name) for name in what] for p in (told, now)]
     if named[0] != named[1]:
         return True
     figures = [(p.budget_ms, p.behind_ms, p.rtt_ms, p.latency_ms) for p in (told, now)]

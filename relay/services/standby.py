@@ -50,40 +50,46 @@ class Standbys:
         """Have the second-best region ready, or the one that the stream is to move to."""
         if stream.standby is not None and stream.standby.hop is stream.asked:
             self.drop(now_ns, stream)
-        if stream.pulled and stream.subscribers and stream.source is not None:
+        if stream.subscribers and stream.source is not None:
             self._hops.watch(stream.source, True)  # those behind are to know when nothing comes
-        if not wanted or not stream.pulled:
+        if not wanted or stream.source is None or stream.published_here:
             self.drop(now_ns, stream)
             return
         settled = self._settled(now_ns, stream)
-        if not settled and not stream.lost:
+        if not settled and not stream.lost and stream.moving is None:
             return
         if settled:
             self._confirm(now_ns, stream)
         standby = stream.standby
+        back = standby is not None and stream.moving is standby.hop
         if standby is not None and standby.ready:
-            if standby.flows and not settled:
+            if standby.flows and not settled and not back:
                 return
-            if stream.lost or stream.moving is standby.hop:
+            if stream.lost or back:
                 self._move(now_ns, stream)
                 return
-        if standby is not None and standby.flows and settled:
-            self._hold(now_ns, stream, standby)
         self._rest(now_ns, stream)
         target = stream.moving or self._choose(now_ns, stream)
+        if standby is not None and standby.flows and settled and standby.hop is target:
+            self._hold(now_ns, stream, standby)
         if standby is not None and standby.hop is not target:
             self.drop(now_ns, stream)
-        if (
-            target is not None
-            and stream.standby is None
-            and self._hops.send(now_ns, target, Subscribe(stream.name, standby=True))
-        ):
+        if target is not None and stream.standby is None:
+            self._ask(now_ns, stream, target)
+
+    def _ask(self, now_ns: int, stream: Stream, target: Hop) -> None:
+        backup = stream.backup
+        if backup is None or backup.hop is not target or backup.offer is None:
+            if self._hops.send(now_ns, target, Subscribe(stream.name, standby=True)):
+                stream.standby = Standby(target, now_ns)
+        elif _fits(stream, backup.offer):  # it is the edge that publishes it, and has offered it
             stream.standby = Standby(target, now_ns)
+            self._said(stream, backup.offer)
 
     def _confirm(self, now_ns: int, stream: Stream) -> None:
-        if stream.unconfirmed and stream.asked is not None:
+        if stream.unconfirmed and stream.source is not None:
             wanted = Subscribe(stream.name, since=self._tracks.missing(stream))
-            stream.unconfirmed = not self._hops.send(now_ns, stream.asked, wanted)
+            stream.unconfirmed = not self._hops.send(now_ns, stream.source, wanted)
 
     def _settled(self, now_ns: int, stream: Stream) -> bool:
         return stream.takeover is None or now_ns - stream.takeover.at_ns >= SETTLE_NS
@@ -102,9 +108,11 @@ class Standbys:
 
     def _choose(self, now_ns: int, stream: Stream) -> Hop | None:
         """The best region but the one that it comes from, changed as slowly as that one. One that rests stays
-        as long as there is no other, and when it has the stream again."""
+        as long as there is no other, and when it has the stream again. For a region it is the edge itself, if
+        that has offered it, or the region that it has offered it to."""
         if self._subscriber.directory is not None:
-            return None  # there is one region that a region can have it from
+            target = stream.backup.hop if stream.backup is not None else self._subscriber.standby_at(stream)
+            return target if target is not stream.source else None
         assert stream.asked is not None
         standby = stream.standby
         rests = standby is not None and standby.hop.heard and _rests(stream, standby.hop)
@@ -128,7 +136,8 @@ class Standbys:
         standby = stream.standby
         if standby is not None:
             self._forget(stream)
-            if standby.hop is not stream.asked:  # as the first one, meanwhile
+            backup = stream.backup is not None and standby.hop is stream.backup.hop
+            if standby.hop is not stream.asked and not backup:  # as the first one, meanwhile
                 self._subscriber.leave(now_ns, stream, standby.hop)
 
     def _forget(self, stream: Stream) -> None:
@@ -147,21 +156,24 @@ class Standbys:
 
     def offered(self, now_ns: int, stream: Stream, hop: Hop, offer: Publish) -> None:
         """It has the stream now, or says something new of it."""
-        standby = stream.standby
-        assert standby is not None
-        if [format_of(track) for track in offer.tracks] != [track.format for track in stream.tracks]:
+        if not _fits(stream, offer):
             reason = "its tracks are not those of the other region"
             self._hops.send(now_ns, hop, PublishRefused(offer.alias, offer.epoch, reason))
             self.refused(now_ns, stream, hop, reason)
             return
-        was_armed, standby.offer = standby.armed, offer
-        self._tracks.route(stream, hop, offer)
-        set_budgets(self._hops, self._streams.values(), hop)
         beyond = stream.beyond[: PATH_NODES_MAX - 1]
         self._hops.send(now_ns, hop, PublishOk(offer.alias, offer.epoch, beyond))
+        self._said(stream, offer)
+
+    def _said(self, stream: Stream, offer: Publish) -> None:
+        standby = stream.standby
+        assert standby is not None
+        was_armed, standby.offer = standby.armed, offer
+        self._tracks.route(stream, standby.hop, offer)
+        set_budgets(self._hops, self._streams.values(), standby.hop)
         if standby.armed:
             self._arm(stream)
-            event(logger, logging.INFO, "stream_standby", stream=stream.name, peer=hop.name)
+            event(logger, logging.INFO, "stream_standby", stream=stream.name, peer=standby.hop.name)
         elif was_armed:
             self._tracks.disarm(stream)
             self.watch(stream.source)
@@ -171,21 +183,64 @@ class Standbys:
         if stream.standby is not None and stream.standby.offer is not None:
             self.offered(now_ns, stream, stream.standby.hop, stream.standby.offer)
 
-    def unpublished(self, now_ns: int, hop: Hop, alias: int, epoch: int) -> None:
-        """It has lost the stream; the subscription stands."""
+    def unpublished(self, now_ns: int, hop: Hop, alias: int, epoch: int) -> list[Stream]:
+        """It has lost the stream; the subscription stands. Those that an edge offers no more."""
+        gone = []
         for stream in self._streams.values():
+            offered = stream.backup.offer if stream.backup is not None else None
+            if offered is not None and (offered.alias, offered.epoch) == (alias, epoch):
+                gone += [stream] if self.no_longer_backed(now_ns, stream, hop) else []
             standby = stream.standby if self.is_at(stream, hop) else None
             if standby is None or standby.offer is None:
                 continue
             if (standby.offer.alias, standby.offer.epoch) == (alias, epoch):
                 self._forget(stream)
                 stream.standby = Standby(hop, now_ns, flows=standby.flows)
+        return gone
 
     def refused(
         self, now_ns: int, stream: Stream, hop: Hop, reason: str, rest_ns: int = REFUSED_FOR_NS
     ) -> None:
         stream.refusals[hop.name] = (reason, now_ns + rest_ns)
         self.drop(now_ns, stream)
+
+    # ---- its edge ------------------------------------------------------------------------------
+
+    def backed(self, now_ns: int, stream: Stream, hop: Hop, offer: Publish) -> None:
+        """The edge that publishes a stream at another region offers it here as well."""
+        self._hops.send(now_ns, hop, PublishOk(offer.alias, offer.epoch))
+        if self.is_at(stream, hop):
+            self.drop(now_ns, stream)
+        stream.backup = Standby(hop, now_ns, offer)
+        if stream.source is hop:
+            stream.offer = offer
+
+    def no_longer_backed(self, now_ns: int, stream: Stream, hop: Hop) -> bool:
+        """Whether a peer was the edge that offered it."""
+        if stream.backup is None or stream.backup.hop is not hop:
+            return False
+        if self.is_at(stream, hop):
+            self.drop(now_ns, stream)
+        stream.backup = None
+        return True
+
+    def comes_here(self, now_ns: int, stream: Stream, hop: Hop, offer: Publish) -> bool:
+        """A peer publishes the stream here: whether it has come from another one until now. Then nothing has
+        changed for those behind."""
+        if stream.backup is not None and stream.backup.hop is hop:
+            if self.is_at(stream, hop):
+                self.take_over(now_ns, stream, "it is published here")
+            stream.backup, stream.unconfirmed = None, False
+        left, fits = stream.source, _fits(stream, offer)
+        if left is None or left is hop:
+            return False
+        self.drop(now_ns, stream)
+        self._tracks.unroute(stream, left)
+        if stream.asked is not None:
+            self._subscriber.leave(now_ns, stream, stream.asked)
+            stream.asked = stream.moving = None
+        self.watch(left)
+        return fits
 
     # ---- the packet planes ---------------------------------------------------------------------
 
@@ -206,9 +261,7 @@ class Standbys:
         """While a stream that comes from there could come from elsewhere, or is sent on."""
         if hop is not None and hop.id in self._hops.hops:
             mine = (s for s in self._streams.values() if s.source is hop)
-            matters = (
-                (s.pulled and s.subscribers) or (s.standby is not None and s.standby.armed) for s in mine
-            )
+            matters = (bool(s.subscribers) or (s.standby is not None and s.standby.armed) for s in mine)
             self._hops.watch(hop, any(matters))
 
     # ---- the switch ----------------------------------------------------------------------------
@@ -222,9 +275,11 @@ class Standbys:
         left = stream.source
         if silent_ms is None:
             self._tracks.ask_standby(stream)
+        asked = stream.pulled
         self._swap(now_ns, stream, why, silent_ms)
         self._tracks.unroute(stream, left)
-        self._subscriber.leave(now_ns, stream, left)
+        if asked:
+            self._subscriber.leave(now_ns, stream, left)
         set_budgets(self._hops, self._streams.values(), left)
         return True
 
@@ -234,6 +289,8 @@ class Standbys:
         why = stream.choice.why
         if stream.lost:
             why = f"nothing comes {'to' if stream.source.quiet_ns is None else 'from'} {stream.source.name}"
+        elif self._subscriber.directory is not None:
+            why = f"it is published at {stream.standby.hop.name}"
         before = Standby(stream.source, now_ns, stream.offer, flows=True)
         if stream.standby.armed:  # else it sends it already
             self._tracks.ask_standby(stream)
@@ -248,10 +305,12 @@ class Standbys:
         assert left is not None and standby is not None and standby.offer is not None
         stream.takeovers += 1
         stream.takeover = Takeover(now_ns, left.name, standby.hop.name, why, silent_ms)
-        stream.source = stream.asked = standby.hop
+        backup = stream.backup is not None and standby.hop is stream.backup.hop
+        stream.source, stream.asked = standby.hop, None if backup else standby.hop
+        stream.superseded = False
         stream.offer, stream.alias, stream.epoch = standby.offer, standby.offer.alias, standby.offer.epoch
         stream.standby = stream.moving = None
-        stream.refusals.pop(stream.asked.name, None)
+        stream.refusals.pop(standby.hop.name, None)
         for track, offered in zip(stream.tracks, standby.offer.tracks, strict=True):
             track.alias = offered.alias
         self.watch(left)
@@ -265,3 +324,8 @@ class Standbys:
 def _rests(stream: Stream, hop: Hop) -> bool:
     """Whether it is no choice because the stream did not come to it."""
     return hop.name in stream.refusals and stream.refusals[hop.name][0] == NOTHING_COMES
+
+
+def _fits(stream: Stream, offer: Publish) -> bool:
+    """Whether an offer has the tracks that the stream has."""
+    return [format_of(track) for track in offer.tracks] == [track.format for track in stream.tracks]

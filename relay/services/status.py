@@ -7,7 +7,7 @@ from relay.core.routing import Candidate, Verdict
 from relay.services.hops import MS, Hop, Hops
 from relay.services.paths import Paths
 from relay.services.shards import Shards
-from relay.services.stream import Publication, Standby, Stream, Takeover, Track
+from relay.services.stream import Publication, Stream, Takeover, Track
 from relay.services.streams import Streams
 from relay.wire.hop import CIPHER_NAMES
 from relay_ext.control import Plane
@@ -130,7 +130,7 @@ def stream_status(now_ns: int, shards: Shards, stream: Stream, paths: Paths) -> 
         "asked": stream.asked.name if stream.asked else None,
         "waits": None if stream.live else stream.waits or None,
         "lost": stream.lost,
-        "standby": _standby_status(stream.standby) if stream.standby else None,
+        "standby": _standby_status(stream),
         "takeovers": stream.takeovers,
         "takeover": _takeover_status(now_ns, stream.takeover) if stream.takeover else None,
         "sent_to": [_publication_status(stream, p) for p in stream.publications.values()],
@@ -149,8 +149,12 @@ def _delay(hop: Hop) -> float | None:
     return round(hop.link.rtt_ns / 2 / MS, 3) if hop.link.rtt_ns else None
 
 
-def _standby_status(standby: Standby) -> Status:
-    return {"peer": standby.hop.name, "armed": standby.armed}
+def _standby_status(stream: Stream) -> Status | None:
+    """The peer that it can come from, or go to, instead."""
+    if stream.spare is not None:
+        sent = stream.publications.get(stream.spare.id)
+        return {"peer": stream.spare.name, "armed": sent is not None and sent.accepted}
+    return {"peer": stream.standby.hop.name, "armed": stream.standby.armed} if stream.standby else None
 
 
 def _takeover_status(now_ns: int, takeover: Takeover) -> Status:

@@ -48,11 +48,13 @@ class Publication:
     accepted: bool = False
     beyond: tuple[int, ...] = ()
     """Round-trip times, ms, of the hops that it takes after the peer."""
+    kept_until_ns: int | None = None
+    """It was held back before, and the peer may still ask for what it has not got; None: no longer."""
 
 
 @dataclass(slots=True)
 class Standby:
-    """Another region that a stream can come from at once, when the one that it comes from falls silent."""
+    """Another peer that a stream can come from at once, when the one that it comes from falls silent."""
 
     hop: Hop
     since_ns: int
@@ -103,6 +105,14 @@ class Stream:
     """The peer that a stream which enters here is sent, or offered, to."""
     serial: int = 0
     """How often another peer was chosen: the regions believe the one that was told the highest."""
+    spare: Hop | None = None
+    """The region that it is offered to as well, and held back for."""
+    leaving: tuple[Hop, int] | None = None
+    """The peer of `route` before, and until when (ns) it is still sent to: make before break."""
+    backup: Standby | None = None
+    """The edge that publishes it at another region, and offers it here, too."""
+    superseded: bool = False
+    """The edge that it comes from publishes it at another region by now."""
     router: Router = field(default_factory=Router)
     choice: Choice = NOT_CHOSEN
     candidates: list[Candidate] = field(default_factory=list)
@@ -167,15 +177,26 @@ class Stream:
         return self.source is not None and self.source is self.asked
 
     @property
+    def backed(self) -> bool:
+        """Whether it comes from the edge that publishes it at another region."""
+        return self.backup is not None and self.source is self.backup.hop
+
+    @property
     def published_here(self) -> bool:
         """Whether it enters the fleet's regions at this node, if that is one."""
-        return self.enters_here or (self.source is not None and not self.pulled)
+        taken = self.source is not None and not (self.pulled or self.backed or self.superseded)
+        return self.enters_here or taken
 
     @property
     def accepted(self) -> bool:
         """Whether the peer of `route` takes it."""
         sent = self.publications.get(self.route.id) if self.route else None
         return sent is not None and sent.accepted
+
+    @property
+    def passed_on(self) -> bool:
+        """Whether other regions have it from here."""
+        return any(hop.is_region and hop.id not in self.held for hop in self.subscribers.values())
 
     @property
     def budget_ms(self) -> int:

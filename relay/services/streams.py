@@ -10,10 +10,9 @@ from collections.abc import Callable
 
 from relay.config import RtpDestination
 from relay.core.admission import PER_BPS, Admission
-from relay.core.budget import worth_telling
 from relay.core.directory import Directory
 from relay.log import event
-from relay.media.rtp import TrackSource, format_of
+from relay.media.rtp import TrackSource
 from relay.services.entrance import DRAINING, Entrance
 from relay.services.hops import Hop, Hops
 from relay.services.publish import Publisher, set_budgets
@@ -146,7 +145,8 @@ class Streams:
         return self.streams[name]
 
     def _forget_if_idle(self, stream: Stream) -> None:
-        if not (stream.live or stream.subscribers or stream.asked or stream.name in self._destinations):
+        wanted = stream.subscribers or stream.asked or stream.name in self._destinations
+        if not (stream.live or stream.backup or wanted):
             self._tracks.clear(stream)
             self.streams.pop(stream.name, None)
 
@@ -180,10 +180,12 @@ class Streams:
         stream.refusals = {peer: r for peer, r in stream.refusals.items() if r[1] > now_ns}
         if stream.enters_here and self._directory is None:
             self._publisher.route(now_ns, stream)
-        self._subscriber.announce(now_ns, stream, stream.published_here)
-        self._give_back_if_taken(now_ns, stream)
+            self._publisher.spare(now_ns, stream)
         leaves_here = stream.name in self._destinations and not self.draining
         wanted = leaves_here or bool(stream.subscribers)
+        stream.superseded = wanted and self._subscriber.superseded(stream)
+        self._subscriber.announce(now_ns, stream, stream.published_here)
+        self._give_back_if_taken(now_ns, stream)
         left = self._subscriber.refresh(now_ns, stream, wanted and not stream.published_here)
         if left is not None and stream.source is left:
             self._standbys.drop(now_ns, stream)
@@ -191,29 +193,19 @@ class Streams:
             return
         self._standbys.refresh(now_ns, stream, wanted)
         self._publisher.refresh(now_ns, stream)
-        self._tell_beyond(now_ns, stream)
+        self._subscriber.tell_beyond(now_ns, stream)
 
     def _give_back_if_taken(self, now_ns: int, stream: Stream) -> None:
         """Of two regions that took one name without knowing of each other, one keeps it."""
         assert self._hops is not None
         other = self._subscriber.published_at(stream.name)
-        if other is None or stream.source is None or stream.offer is None or stream.pulled:
-            return
+        if other is None or stream.source is None or stream.offer is None or not stream.published_here:
+            return  # what is superseded, and wanted here, goes on until it comes from there
         serial = self._subscriber.standing(stream.source, stream.offer)
         reason = f"it is published at {other}"
         refused = PublishRefused(stream.alias, stream.epoch, reason, serial=serial)
         if self._hops.send(now_ns, stream.source, refused):
             self._let_go(now_ns, stream, refused.reason)
-
-    def _tell_beyond(self, now_ns: int, stream: Stream) -> None:
-        """The publisher shares out the stream's latency, and has to know what it shares it with."""
-        if stream.source is None or stream.offer is None or not stream.offer.latency_ms or self._hops is None:
-            return
-        beyond = stream.beyond[: PATH_NODES_MAX - 1]
-        if worth_telling(stream.beyond_told, beyond):
-            taken = PublishOk(stream.alias, stream.epoch, beyond)
-            if self._hops.send(now_ns, stream.source, taken):
-                stream.beyond_told = beyond
 
     def _withdraw(self, now_ns: int, stream: Stream, reason: str) -> None:
         for hop_id in list(stream.publications):
@@ -230,7 +222,8 @@ class Streams:
     def uses(self, hop: Hop) -> bool:
         """Whether any stream goes over a hop, or is to."""
         return any(
-            hop in (s.route, s.source, s.asked)
+            hop in (s.route, s.spare, s.source, s.asked)
+            or (s.backup is not None and s.backup.hop is hop)
             or self._standbys.is_at(s, hop)
             or hop.id in s.publications
             or hop.id in s.subscribers
@@ -256,11 +249,15 @@ class Streams:
             self._publisher.withdraw(now_ns, stream, hop.id, "peer removed")
             if stream.route is hop:
                 stream.route = None
+            if stream.spare is hop:
+                stream.spare = None
             self._cut(now_ns, stream, hop, "its peer was removed")
 
     def _cut(self, now_ns: int, stream: Stream, hop: Hop, reason: str) -> None:
         """Nothing that was agreed on with a peer holds any more."""
         self._publisher.drop(stream, hop.id)
+        if stream.leaving is not None and stream.leaving[0] is hop:
+            stream.leaving = None
         stream.subscribers.pop(hop.id, None)
         stream.told.pop(hop.id, None)
         stream.refusals.pop(hop.name, None)
@@ -270,6 +267,8 @@ class Streams:
             self._standbys.drop(now_ns, stream)
         if stream.source is hop:
             self._let_go(now_ns, stream, reason)
+        if self._standbys.no_longer_backed(now_ns, stream, hop):
+            self._refresh(now_ns, stream)
         self._forget_if_idle(stream)
 
     def on_silent(self, now_ns: int, hop: Hop, silent_ms: int) -> None:
@@ -314,7 +313,9 @@ class Streams:
                 stream = self._received(hop, alias)
                 if stream is not None and stream.epoch == epoch:
                     self._let_go(now_ns, stream, reason)
-                self._standbys.unpublished(now_ns, hop, alias, epoch)
+                for stream in self._standbys.unpublished(now_ns, hop, alias, epoch):
+                    self._refresh(now_ns, stream)
+                    self._forget_if_idle(stream)
             case ListVersion() | Announce() | Ask() | Catalogue():
                 changed = self._subscriber.on_directory(now_ns, hop, message)
                 for stream in list(self.streams.values()):
@@ -365,7 +366,8 @@ class Streams:
     def _take(self, now_ns: int, hop: Hop, offer: Publish) -> None:
         assert self._hops is not None
         known = self.streams.get(offer.stream)
-        if known is not None and self._standbys.is_at(known, hop) and self.name not in offer.path:
+        asked = hop.is_region or self._directory is None
+        if known is not None and asked and self._standbys.is_at(known, hop) and self.name not in offer.path:
             self._standbys.offered(now_ns, known, hop, offer)
             self._refresh(now_ns, known)
             return
@@ -377,9 +379,14 @@ class Streams:
         if other is not None and other.name != offer.stream:
             self._let_go(now_ns, other, "its alias names another stream now")
         stream = self._get(offer.stream)
+        if offer.standby:
+            self._standbys.backed(now_ns, stream, hop, offer)
+            self._refresh(now_ns, stream)
+            return
+        other_way = self._standbys.comes_here(now_ns, stream, hop, offer)
         before = stream.offer if stream.source is hop else None
         again = before is not None and (before.epoch, before.tracks) == (offer.epoch, offer.tracks)
-        if not again and not self._comes_another_way(now_ns, stream, hop, offer):
+        if not again and not other_way:
             self._publisher.restart(stream)
         self._tracks.fit(stream, hop, offer)
         stream.source, stream.alias, stream.epoch, stream.offer = hop, offer.alias, offer.epoch, offer
@@ -396,20 +403,6 @@ class Streams:
             fields = {"stream": stream.name, "peer": hop.name, "tracks": len(stream.tracks)}
             event(logger, logging.INFO, "stream_received", **fields)
         self._refresh(now_ns, stream)
-
-    def _comes_another_way(self, now_ns: int, stream: Stream, hop: Hop, offer: Publish) -> bool:
-        """Whether what came from one peer comes from another now: for those behind, nothing has changed."""
-        left = stream.source
-        if left is None or left is hop:
-            return False
-        formats = [track.format for track in stream.tracks]
-        self._standbys.drop(now_ns, stream)
-        self._tracks.unroute(stream, left)
-        if stream.asked is not None:
-            self._subscriber.leave(now_ns, stream, stream.asked)
-            stream.asked = stream.moving = None
-        self._standbys.watch(left)
-        return [format_of(track) for track in offer.tracks] == formats
 
     def _let_go(self, now_ns: int, stream: Stream, reason: str) -> None:
         """The peer that a stream came from has it no longer; its egresses wait for the next source."""
@@ -435,6 +428,10 @@ class Streams:
         assert self._hops is not None
         name, standby = subscribe.stream, subscribe.standby
         known = self.streams.get(name)
+        if known is not None and known.enters_here and hop.id in known.publications and not self._directory:
+            keep = standby and hop is known.spare  # a region that could have it
+            self._publisher.hold(known, hop, keep, subscribe.since)
+            return
         if known is not None and hop.id in known.subscribers and (hop.id in known.held) != standby:
             self._publisher.hold(known, hop, standby, subscribe.since)
             if not standby:
@@ -472,8 +469,11 @@ class Streams:
                     self._surge.dismiss(now_ns, stream, hop, DRAINING)
                 elif not hop.is_region:
                     self._surge.ask_to_move(now_ns, stream, hop, DRAINING)
-            if stream.source is not None and not stream.pulled:
+            if stream.source is not None and stream.published_here:
                 self._surge.ask_to_move(now_ns, stream, stream.source, DRAINING)
+            if stream.backup is not None and stream.backup.offer is not None:
+                self._refuse(now_ns, stream.backup.hop, stream.backup.offer, ("draining", DRAINING))
+                self._standbys.no_longer_backed(now_ns, stream, stream.backup.hop)
             self._refresh(now_ns, stream)
             self._forget_if_idle(stream)
 

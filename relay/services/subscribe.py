@@ -7,18 +7,22 @@ here.
 
 import logging
 
+from relay.core.budget import worth_telling
 from relay.core.directory import Directory, DirectoryMessage, Entry
 from relay.core.record import fingerprint
+from relay.core.routing import DWELL_NS
 from relay.log import event
 from relay.services.hops import Hop, Hops
 from relay.services.publish import REFUSED_FOR_NS, with_refusals
 from relay.services.stream import Stream
 from relay.wire.messages import (
+    PATH_NODES_MAX,
     Announce,
     Catalogue,
     Message,
     Move,
     Publish,
+    PublishOk,
     Subscribe,
     Unavailable,
     Unsubscribe,
@@ -46,11 +50,14 @@ class Subscriber:
         if self.directory is None:
             return
         own = self.directory.own.get(stream.name)
-        if published:
-            key = stream.source.key if stream.source is not None else self.directory.key
-            publisher, serial = fingerprint(key), stream.offer.serial if stream.offer is not None else 0
-            if own is None or (own.publisher, own.serial) != (publisher, serial):
-                self._tell_regions(now_ns, self.directory.publish(stream.name, publisher, serial))
+        backup = stream.backup if not published else None
+        if published or backup is not None:
+            hop, offer = (backup.hop, backup.offer) if backup else (stream.source, stream.offer)
+            publisher = fingerprint(hop.key if hop is not None else self.directory.key)
+            serial = offer.serial if offer is not None else 0
+            if own is None or (own.publisher, own.serial, own.standby) != (publisher, serial, not published):
+                change = self.directory.publish(stream.name, publisher, serial, standby=not published)
+                self._tell_regions(now_ns, change)
         elif own is not None:
             self._tell_regions(now_ns, self.directory.withdraw(stream.name))
 
@@ -58,12 +65,25 @@ class Subscriber:
         """Another region's publication that keeps this one from being taken, or kept, here."""
         if self.directory is None:
             return None
-        return self.directory.rival(offer.stream, fingerprint(hop.key), offer.serial)
+        return self.directory.rival(offer.stream, fingerprint(hop.key), offer.serial, standby=offer.standby)
 
     def standing(self, hop: Hop, offer: Publish) -> int:
         """The serial that the publisher of a rival has to exceed, if it is the same one; else 0."""
         rival = self.rival(hop, offer)
         return rival.serial if rival is not None and rival.publisher == fingerprint(hop.key) else 0
+
+    def superseded(self, stream: Stream) -> bool:
+        """Whether the edge that a stream comes from publishes it at another region by now."""
+        source, offer = stream.source, stream.offer
+        if source is None or offer is None or stream.pulled or stream.backed:
+            return False
+        return self.standing(source, offer) > 0
+
+    def standby_at(self, stream: Stream) -> Hop | None:
+        """The region that could have a stream from its publisher when that no longer reaches its own."""
+        key = self.directory.standby(stream.name) if self.directory is not None else None
+        hop = next((hop for hop in self._hops.hops.values() if hop.key == key), None)
+        return hop if hop is not None and hop.name not in stream.refusals else None
 
     def published_at(self, stream: str) -> str | None:
         """The other region that has a stream."""
@@ -114,6 +134,15 @@ class Subscriber:
         if version is not None:
             self._tell_regions(now_ns, version)
 
+    def tell_beyond(self, now_ns: int, stream: Stream) -> None:
+        """The publisher shares out the stream's latency, and has to know what it shares it with."""
+        if stream.source is None or stream.offer is None or not stream.offer.latency_ms:
+            return
+        beyond = stream.beyond[: PATH_NODES_MAX - 1]
+        taken = PublishOk(stream.alias, stream.epoch, beyond)
+        if worth_telling(stream.beyond_told, beyond) and self._hops.send(now_ns, stream.source, taken):
+            stream.beyond_told = beyond
+
     # ---- subscriptions -------------------------------------------------------------------------
 
     def refresh(self, now_ns: int, stream: Stream, wanted: bool) -> Hop | None:
@@ -123,7 +152,11 @@ class Subscriber:
         if target is not None and self._can_wait(stream, target):
             return None
         stream.moving = None
-        if before is target:
+        if stream.backed and not wanted:
+            assert stream.source is not None
+            self._say(now_ns, stream.source, Subscribe(stream.name, standby=True))
+            return stream.source
+        if before is target or stream.backed or (stream.backup is not None and target is stream.backup.hop):
             return None
         if before is not None:
             stream.asked = None
@@ -143,8 +176,8 @@ class Subscriber:
     def _can_wait(self, stream: Stream, target: Hop) -> bool:
         """Whether a stream can come from where it does until it is ready at another region: make before
         break. It moves then (services/standby.py)."""
-        before = stream.asked
-        if before is None or before is target or stream.source is not before:
+        before = stream.source
+        if before is None or before is target:
             return False
         if self.directory is None and not before.heard:
             return False  # a region loses nothing by waiting; nor do those that it sends the stream to
@@ -161,6 +194,10 @@ class Subscriber:
             holder = self._holder(stream.name)
             if holder is None:
                 stream.waits = "it is not published"
+            if stream.backup is not None and stream.passed_on:
+                return stream.backup.hop
+            if self._stays(now_ns, stream, holder):
+                return stream.source
             return None if holder is None or holder.name in stream.refusals else holder
         names = {hop.name for hop in self._hops.hops.values() if hop.is_region}
         candidates = [c for c in self._hops.candidates(now_ns) if c.peer in names or c.rests]
@@ -176,6 +213,13 @@ class Subscriber:
             stream.waits = stream.choice.why if refused else "no region that this node calls is connected"
             return stream.asked  # its hop may come back
         return self._hops.named(stream.choice.peer)
+
+    def _stays(self, now_ns: int, stream: Stream, holder: Hop | None) -> bool:
+        """Whether a stream that has come past its region, since that was silent, is to go on so."""
+        past = stream.backed or (stream.pulled and stream.source is self.standby_at(stream))
+        if not past or stream.takeover is None:
+            return False
+        return holder is None or not holder.heard or now_ns - stream.takeover.at_ns < DWELL_NS
 
     def on_unavailable(self, now_ns: int, hop: Hop, message: Unavailable, stream: Stream) -> None:
         """The region that was asked for a stream has not got it, or sends its subscribers away."""
@@ -195,6 +239,6 @@ class Subscriber:
             return False
         event(logger, logging.INFO, "stream_moves", stream=stream.name, peer=hop.name, reason=message.reason)
         stream.refusals[hop.name] = (message.reason, now_ns + SENT_AWAY_FOR_NS)
-        ready = stream.standby is not None and stream.standby.armed
-        stream.suggested = stream.standby.hop.name if stream.standby and ready else message.instead
+        ready = stream.standby.hop if stream.standby is not None and stream.standby.armed else stream.spare
+        stream.suggested = ready.name if ready is not None else message.instead
         return True

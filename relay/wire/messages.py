@@ -127,6 +127,8 @@ class Publish:
     """How often the node that it enters at has sent it elsewhere, 32 bits; of what a region sends on, 0."""
     lost: bool = False
     """Nothing comes of it to the sender now; what comes will be sent."""
+    standby: bool = False
+    """It is sent to another region, and held back here until this one asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,8 @@ class Announce:
     publisher: bytes = b""
     """Fingerprint of the key of the node that it enters at (core/record.py), 8 bytes; empty: not known."""
     serial: int = 0
-    """As in Publish."""
+    standby: bool = False
+    """Both as in Publish."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +228,7 @@ class CatalogueEntry:
     stamp: int
     publisher: bytes = b""
     serial: int = 0
+    standby: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,6 +412,7 @@ def _publish(fields: Fields) -> Publish:
         latency_ms=integer({"latency_ms": 0, **fields}, "latency_ms", 0, BUDGET_MS_MAX),
         serial=_serial(fields),
         lost=boolean({"lost": False, **fields}, "lost"),
+        standby=_standby(fields),
     )
 
 
@@ -426,7 +431,7 @@ def _stream(fields: Fields) -> str:
 
 def _announce(fields: Fields) -> Announce:
     version, stamp = integer(fields, "version", 0, U32), integer(fields, "stamp", 0, U32)
-    return Announce(_stream(fields), version, stamp, _publisher(fields), _serial(fields))
+    return Announce(_stream(fields), version, stamp, _publisher(fields), _serial(fields), _standby(fields))
 
 
 def _publisher(fields: Fields) -> bytes:
@@ -444,7 +449,7 @@ def _entry(fields: object) -> CatalogueEntry:
     if not isinstance(fields, dict):
         raise WireError("an entry must be a map")
     stamp = integer(fields, "stamp", 1, U32)
-    return CatalogueEntry(_stream(fields), stamp, _publisher(fields), _serial(fields))
+    return CatalogueEntry(_stream(fields), stamp, _publisher(fields), _serial(fields), _standby(fields))
 
 
 def _catalogue(fields: Fields) -> Catalogue:
@@ -461,9 +466,13 @@ def _subscribe(fields: Fields) -> Subscribe:
     since = items(fields, "since", TRACKS_MAX, empty=True)
     return Subscribe(
         _stream(fields),
-        boolean({"standby": False, **fields}, "standby"),
+        _standby(fields),
         tuple(integer({"since": first}, "since", 0, U32) for first in since),
     )
+
+
+def _standby(fields: Fields) -> bool:
+    return boolean({"standby": False, **fields}, "standby")
 
 
 def _unavailable(fields: Fields) -> Unavailable:

@@ -100,7 +100,7 @@ class Shape(carry.Writer):
         return NotImplemented
 
 
-SHAPE = "789517529c54e820"
+SHAPE = "fc7fc1b3217fdbb6"
 
 
 def test_the_format_has_a_number_of_its_own() -> None:

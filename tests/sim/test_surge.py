@@ -338,9 +338,9 @@ def test_the_region_of_a_publisher_that_drains_serves_until_that_has_gone(seed: 
     fleet.run(5)
     assert not a.busy and not a.streams
     assert fleet.stream("in")["route"]["chosen"] == "b"
-    assert served(fleet, "b") == ["c"] and served(fleet, "c") == ["v0"]
+    assert set(served(fleet, "b")) == {"v0", "c"} and served(fleet, "c") == []
     print(f"a viewer of the publisher that moved had a gap of {player.longest_gap_ns() / MS:.0f} ms")
-    assert player.longest_gap_ns() <= 1300 * MS  # until the directory has heard of it, and the next look
+    assert player.longest_gap_ns() <= 3 * AUDIO.interval_ns
     end(fleet)
 
 
@@ -368,8 +368,8 @@ def test_a_region_that_is_asked_to_move_stays_until_the_stream_is_elsewhere(seed
 # ---- one copy ------------------------------------------------------------------------------------
 
 
-OVERLAP = PER_SECOND
-"""Packets that a region may get twice, when the stream comes to it another way than before."""
+OVERLAP = 4 * PER_SECOND
+"""Packets that a region may get twice: for two seconds each time that the stream comes to it another way."""
 
 
 def senders(fleet: Fleet, region: str) -> list[str]:

@@ -201,7 +201,7 @@ def test_one_of_several_shards() -> None:
         handover.save(planes[0])
 
 
-LAYOUT = "5f2ac3ba1d71fe4f"
+LAYOUT = "ebf0d83d3411bbc5"
 CARRIED = (
     *("base", "delay", "egress", "feed", "formats", "inner", "ingest", "pacer", "path", "peer", "plane"),
     *("playout", "reorder", "ring", "rlc", "rlc_encoder", "rtp", "seal", "slab", "transit"),

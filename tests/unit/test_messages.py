@@ -68,6 +68,7 @@ MESSAGES = [
     ListVersion(2**32 - 1, 0),
     Announce("studio", 7, 0),
     Announce("studio", 7, 1, b"\xff" * 8, 2**32 - 1),
+    Announce("studio", 7, 1, b"\xff" * 8, 1, standby=True),
     Ask(),
     Catalogue(8, 0, True, ENTRIES),
     Subscribe("studio"),
@@ -125,7 +126,9 @@ def test_round_trip_of_any_publication(message):
 @pytest.mark.parametrize(
     "message",
     [
-        replace(PUBLISH, path=("edge", "a", "b"), behind_ms=400, rtt_ms=80, latency_ms=900, serial=7),
+        replace(
+            PUBLISH, path=("edge", "a", "b"), behind_ms=400, rtt_ms=80, latency_ms=900, serial=7, standby=True
+        ),
         PublishOk(1, 2, beyond=(80, 0)),
         Catalogue(0, 0, True, ()),
     ],
@@ -163,6 +166,7 @@ def test_fields_that_may_be_missing(message):
         Announce("studio", 1, 1, bytes(8), 2**32),
         replace(PUBLISH, serial=2**32),
         PublishRefused(1, 2, "", "", 2**32),
+        replace(PUBLISH, standby=1),
         Catalogue(1, 0, 1, ENTRIES),
         Catalogue(1, 0, True, (CatalogueEntry("a", 0),)),
         Catalogue(1, 0, True, ENTRIES * 9),

@@ -362,7 +362,7 @@ def symbol_errors() -> list[tuple[str, bytes]]:
         ("unknown_track", inner(rtp(1), 1, stream=2)),
         ("unknown_track", inner(rtp(1), 1, track=1)),
         ("stale_epoch", inner(rtp(1), 1, epoch=6)),
-        ("too_many_hops", inner(rtp(1), 1, hops=3)),
+        ("too_many_hops", inner(rtp(1), 1, hops=4)),
         ("short_datagrams", b"nothing"),
     ]
 

@@ -205,9 +205,9 @@ def test_age_saturates() -> None:
     w.close()
 
 
-def test_after_two_relays_nothing_is_sent_on() -> None:
+def test_after_three_relays_nothing_is_sent_on() -> None:
     w = World()
-    out = w.send(MS, inner(rtp(1), 1, hops=2, flags=WHOLE | START), inner(rtp(2), 2, hops=3))
+    out = w.send(MS, inner(rtp(1), 1, hops=3, flags=WHOLE | START), inner(rtp(2), 2, hops=4))
     assert w.next.symbols(out) == [] and numbers(out) == [1]
     assert w.stats() == {"received": 1, "too_many_hops": 1}
     assert w.peer.plane.hop_stats(w.peer.hop)["too_many_hops"] == 1

@@ -64,6 +64,56 @@ def test_what_is_missing_is_sent_once_and_then_what_comes() -> None:
     assert plane.slabs_in_use == 0
 
 
+def test_at_pythons_word_the_newest_is_sent_and_the_rest_is_kept_for_who_asks() -> None:
+    plane = new_plane()
+    peer, track = held(plane)
+    for i in range(20):
+        ingest(plane, peer, i * 5 * MS, i)
+    plane.poll(100 * MS)
+    plane.resume_feed(track, peer.hop, 22_000)
+    assert sequences(peer, plane.poll(100 * MS)[0]) == [FIRST + i for i in range(16, 20)]
+    plane.resume_feed(track, peer.hop, 22_000)
+    assert sequences(peer, plane.poll(100 * MS)[0]) == [], "once"
+    assert ingest(plane, peer, 101 * MS, 20) == [FIRST + 20]
+    out = peer.send(102 * MS, take_over(peer, (1, 0, 7, FIRST + 12)))
+    assert sequences(peer, out) == [FIRST + i for i in range(12, 21)]
+    assert plane.stats()["released"] == 1
+    assert sequences(peer, peer.send(103 * MS, take_over(peer, (1, 0, 7, FIRST)))) == []
+    plane.close()
+    assert plane.slabs_in_use == 0
+
+
+@pytest.mark.parametrize("end", ["release", "remove", "hold"])
+def test_what_is_kept_for_who_may_ask_goes_when_nobody_may(end: str) -> None:
+    plane = new_plane()
+    peer, track = held(plane)
+    for i in range(20):
+        ingest(plane, peer, i * MS, i)
+    plane.resume_feed(track, peer.hop, 0)
+    if end == "release":
+        plane.release_feed(track, peer.hop)
+    elif end == "remove":
+        plane.remove_feed(track, peer.hop)
+    else:
+        plane.hold_feed(track, peer.hop)
+        plane.release_feed(track, peer.hop)
+    plane.poll(500 * MS)
+    assert plane.slabs_in_use < 5
+    plane.close()
+    assert plane.slabs_in_use == 0
+
+
+def test_a_feed_is_changed_without_forgetting_what_is_kept() -> None:
+    plane = new_plane()
+    peer, track = held(plane)
+    for i in range(3):
+        ingest(plane, peer, i * MS, i)
+    plane.set_feed(track, peer.hop, age_max_us=1_500)
+    out = peer.send(3 * MS, take_over(peer, (1, 0, 7, FIRST)))
+    assert sequences(peer, out) == [FIRST + 2], "what is older is of no use to the peer now"
+    plane.close()
+
+
 def test_half_a_second_is_kept_while_somebody_may_ask() -> None:
     plane = new_plane()
     peer, track = held(plane)
