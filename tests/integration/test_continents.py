@@ -17,8 +17,6 @@ from tests.integration.nodes import relay, wait_for
 
 pytestmark = pytest.mark.root
 
-SILENT_S = 15.0
-"""Until a session with a peer that says nothing is over (docs/protocol.md)."""
 SOON_S = 10.0
 """A few round trips, a start of a process, and a machine with other work to do."""
 
@@ -139,7 +137,7 @@ def test_the_region_of_the_publisher_is_stopped_and_goes_on(fleet: Fleet) -> Non
     try:
         with fleet.measured("the publisher's region stopped (SIGSTOP)") as gap:
             process.send_signal(signal.SIGSTOP)
-        assert gap() < SILENT_S + 2 * SOON_S
+        assert gap() < 1
         assert fleet.route("in") != region
     finally:
         with fleet.measured("it goes on (SIGCONT)") as gap:
