@@ -145,6 +145,16 @@ def test_a_region_that_dies_while_event_loops_are_stalled(seed: int) -> None:
     end(fleet)
 
 
+def test_with_several_threads(seed: int) -> None:
+    """Where hops and tracks are of different threads the services ask."""
+    fleet, player = moving(seed, 8, threads=2)
+    fleet.stop("a")
+    fleet.run(6)
+    goes_on(player, 8)
+    at(fleet, "c")
+    end(fleet)
+
+
 def test_a_region_that_drains_is_left_without_a_gap(seed: int) -> None:
     fleet, player = moving(seed, 10)
     a = fleet.nodes["a"]
