@@ -58,6 +58,7 @@ from relay.services.watchdog import Watchdog
 from relay.systemd import Manager
 from relay.web import ops
 from relay.web.findings import findings
+from relay.web.http import Server
 from relay.wire import sdp
 from relay.wire.health import Digest
 from relay.wire.hop import CIPHER_NAMES
@@ -100,7 +101,7 @@ class Node:
         self._drain_task: asyncio.Task[None] | None = None
         self._handover_task: asyncio.Task[None] | None = None
         self._resolve_task: asyncio.Task[None] | None = None
-        self._runner: Any = None
+        self._server: Server | None = None
         self._watchdog_timer: asyncio.TimerHandle | None = None
         self._left_timer: asyncio.TimerHandle | None = None
         static = read_private_key(config.hop.key_file) if config.hop else None
@@ -150,7 +151,7 @@ class Node:
     async def _begin(self) -> None:
         self.observer.start()
         self.observer.ask()
-        self._runner = await ops.start(self, self.config.ops.listen, self.sockets)
+        self._server = await ops.start(self, self.config.ops.listen, self.sockets)
         self._poll()
         self._resolve_late()
         event(
@@ -172,8 +173,8 @@ class Node:
         for task in (self._drain_task, self._resolve_task, self._handover_task):
             if task is not None:
                 task.cancel()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self._server is not None:
+            await self._server.close()
             if self.machine.members is not None and not self.handed_over:
                 self.machine.members.save(time.monotonic_ns())
         self.observer.stop()

@@ -13,18 +13,19 @@ import os
 import re
 import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 from relay.config import Address, is_host
 from relay.log import event
 from relay.services.sockets import Sockets
 from relay.web import page
+from relay.web.http import Request, Response, Server, as_json, error, text
 from relay.web.metrics import CONTENT_TYPE, render
-from relay.web.server import Handler, web
 
-MAX_BODY_BYTES = 4096
 RECORDS_MAX = 12
 """Records handed in at once: as many of the longest as fit a body."""
 DRAIN_SECONDS, MAX_DRAIN_SECONDS = 300.0, 86400
@@ -83,123 +84,142 @@ class NodeView(Protocol):
         ...
 
 
-def application(view: NodeView, *, local: bool) -> web.Application:
-    """The API and the page as an aiohttp application; `local`: on a loopback address."""
-    api = _Api(view)
-    app = web.Application(
-        middlewares=[_errors_as_json, page.guard(local=local)], client_max_size=MAX_BODY_BYTES
-    )
-    app.add_routes(
-        [
-            *(web.get(path, page.serve) for path in page.FILES),
-            web.get("/healthz", api.healthz),
-            web.get("/readyz", api.readyz),
-            web.get("/metrics", api.metrics),
-            web.get("/v1/status", api.status),
-            web.get("/v1/history", api.history),
-            web.get("/v1/streams", api.streams),
-            web.get(r"/v1/streams/{name:[^/]+}.sdp", api.sdp),
-            web.get("/v1/streams/{name}", api.stream),
-            web.get("/v1/hops", api.hops),
-            web.get("/v1/peers", api.peers),
-            web.post("/v1/drain", api.drain),
-            web.post("/v1/records", api.records),
-        ]
-    )
-    return app
-
-
-async def start(view: NodeView, listen: Address, sockets: Sockets) -> web.AppRunner:
-    """Serves the API at `listen` until the runner's `cleanup()`. Raises OSError, with a sentence, for a port
-    that it cannot have."""
+async def start(view: NodeView, listen: Address, sockets: Sockets) -> Server:
+    """Serves the API and the page at `listen` until the server's `close()`. Raises OSError, with a sentence,
+    for a port that it cannot have."""
     try:
         bound = sockets.tcp(listen)
-    except OSError as error:
-        why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-        raise OSError(f"cannot listen on {listen}, TCP: {why}; choose another address for [ops]") from error
+    except OSError as fault:
+        why = fault.strerror if isinstance(fault, socket.gaierror) else os.strerror(fault.errno or 0)
+        raise OSError(f"cannot listen on {listen}, TCP: {why}; choose another address for [ops]") from fault
     local = all(ipaddress.ip_address(sock.getsockname()[0]).is_loopback for sock in bound)
-    runner = web.AppRunner(application(view, local=local), access_log=None, shutdown_timeout=0.5)
-    await runner.setup()
+    server = Server(Api(view, local=local), page.GUARDS)
     for sock in bound:
-        await web.SockSite(runner, sock).start()
-    return runner
+        await server.listen(sock)
+    return server
 
 
-class _Api:
-    """One method a path."""
+Method = Callable[..., Awaitable[Response]]
 
-    def __init__(self, view: NodeView) -> None:
+
+class Api:
+    """Answers requests; one method a path. `local`: the API is on a loopback address."""
+
+    def __init__(self, view: NodeView, *, local: bool) -> None:
         self._view = view
+        self._local = local
+        self._paths: dict[str, dict[str, Method]] = {
+            **{path: {"GET": self.page} for path in page.FILES},
+            "/healthz": {"GET": self.healthz},
+            "/readyz": {"GET": self.readyz},
+            "/metrics": {"GET": self.metrics},
+            "/v1/status": {"GET": self.status},
+            "/v1/history": {"GET": self.history},
+            "/v1/streams": {"GET": self.streams},
+            "/v1/hops": {"GET": self.hops},
+            "/v1/peers": {"GET": self.peers},
+            "/v1/drain": {"POST": self.drain},
+            "/v1/records": {"POST": self.records},
+        }
 
-    async def healthz(self, _: web.Request) -> web.Response:
-        return web.Response(text="ok")
+    async def __call__(self, request: Request) -> Response:
+        try:
+            return await self._answer(request)
+        except Exception:
+            logger.exception("request to %s failed", request.path)
+            return error(HTTPStatus.INTERNAL_SERVER_ERROR, "this is a fault of the node; its log says more")
 
-    async def readyz(self, _: web.Request) -> web.Response:
+    async def _answer(self, request: Request) -> Response:
+        if self._local and not page.is_local_name(request.headers.get("host", "")):
+            sentence = "this is the node's loopback address: ask for localhost"
+            return error(HTTPStatus.MISDIRECTED_REQUEST, sentence)
+        methods, names = self._find(request.path)
+        if not methods:
+            return error(HTTPStatus.NOT_FOUND, f"nothing is at {request.path}")
+        method = methods.get("GET" if request.method == "HEAD" else request.method)
+        if method is None:
+            refusal = error(HTTPStatus.METHOD_NOT_ALLOWED, f"{request.path} does not take {request.method}")
+            return replace(refusal, headers={"Allow": ", ".join(methods)})
+        return await method(request, *names)
+
+    def _find(self, path: str) -> tuple[dict[str, Method], list[str]]:
+        """The methods of a path, none if nothing is there; and the names in it."""
+        stream = re.fullmatch(r"/v1/streams/([^/]+?)(\.sdp)?", path)
+        if stream is None:
+            return self._paths.get(path, {}), []
+        name, sdp = stream.groups()
+        return {"GET": self.sdp if sdp else self.stream}, [unquote(name)]
+
+    async def page(self, request: Request) -> Response:
+        return page.file(request.path)
+
+    async def healthz(self, _: Request) -> Response:
+        return text("ok")
+
+    async def readyz(self, _: Request) -> Response:
         reasons = self._view.ready()
         status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
         content = {"ready": not reasons, "reasons": reasons, "notes": self._view.notes()}
-        return _json(content, status)
+        return as_json(content, status)
 
-    async def metrics(self, _: web.Request) -> web.Response:
+    async def metrics(self, _: Request) -> Response:
         await self._view.look()
-        return web.Response(body=render(self._view.status()), headers={"Content-Type": CONTENT_TYPE})
+        return Response(HTTPStatus.OK, CONTENT_TYPE, render(self._view.status()))
 
-    async def status(self, _: web.Request) -> web.Response:
+    async def status(self, _: Request) -> Response:
         await self._view.look()
-        return _json(self._view.status())
+        return as_json(self._view.status())
 
-    async def history(self, _: web.Request) -> web.Response:
-        return _json(self._view.history())
+    async def history(self, _: Request) -> Response:
+        return as_json(self._view.history())
 
-    async def streams(self, _: web.Request) -> web.Response:
-        return _json(self._view.streams())
+    async def streams(self, _: Request) -> Response:
+        return as_json(self._view.streams())
 
-    async def stream(self, request: web.Request) -> web.Response:
-        name = request.match_info["name"]
+    async def stream(self, _: Request, name: str) -> Response:
         stream = self._view.stream(name)
-        return _no_stream(name) if stream is None else _json(stream)
+        return _no_stream(name) if stream is None else as_json(stream)
 
-    async def sdp(self, request: web.Request) -> web.Response:
-        name = request.match_info["name"]
+    async def sdp(self, request: Request, name: str) -> Response:
         host, port = request.query.get("host", ""), request.query.get("port", "")
         if not is_host(host):
-            return _error(HTTPStatus.BAD_REQUEST, "host=… must be the player's address")
+            return error(HTTPStatus.BAD_REQUEST, "host=… must be the player's address")
         if not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65534:
-            return _error(HTTPStatus.BAD_REQUEST, "port=… must be the first port of the player, 1 to 65534")
+            return error(HTTPStatus.BAD_REQUEST, "port=… must be the first port of the player, 1 to 65534")
         try:
             description = self._view.sdp(name, host, int(port))
-        except ValueError as error:
-            return _error(HTTPStatus.BAD_REQUEST, str(error))
+        except ValueError as fault:
+            return error(HTTPStatus.BAD_REQUEST, str(fault))
         if description is None:
             return _no_stream(name)
-        return web.Response(text=description, content_type="application/sdp")
+        return text(description, "application/sdp")
 
-    async def hops(self, _: web.Request) -> web.Response:
-        return _json(self._view.hops())
+    async def hops(self, _: Request) -> Response:
+        return as_json(self._view.hops())
 
-    async def peers(self, _: web.Request) -> web.Response:
+    async def peers(self, _: Request) -> Response:
         await self._view.look()
-        return _json(self._view.peers())
+        return as_json(self._view.peers())
 
-    async def drain(self, request: web.Request) -> web.Response:
-        if "Origin" in request.headers:
-            return _error(HTTPStatus.FORBIDDEN, "a web page may not drain a node; `relay drain` does")
+    async def drain(self, request: Request) -> Response:
+        if "origin" in request.headers:
+            return error(HTTPStatus.FORBIDDEN, "a web page may not drain a node; `relay drain` does")
         try:
-            timeout = _drain_timeout(await request.read())
-        except ValueError as error:
-            return _error(HTTPStatus.BAD_REQUEST, str(error))
+            timeout = _drain_timeout(request.body)
+        except ValueError as fault:
+            return error(HTTPStatus.BAD_REQUEST, str(fault))
         event(logger, logging.INFO, "drain_requested", timeout_seconds=timeout)
         await self._view.drain(timeout)
-        return _json({"draining": True, "timeout_seconds": timeout}, HTTPStatus.ACCEPTED)
+        return as_json({"draining": True, "timeout_seconds": timeout}, HTTPStatus.ACCEPTED)
 
-    async def records(self, request: web.Request) -> web.Response:
-        if "Origin" in request.headers:
-            return _error(HTTPStatus.FORBIDDEN, "a web page may hand in no records; `relay fleet renew` does")
+    async def records(self, request: Request) -> Response:
+        if "origin" in request.headers:
+            return error(HTTPStatus.FORBIDDEN, "a web page may hand in no records; `relay fleet renew` does")
         try:
-            records = _records(await request.read())
-        except ValueError as error:
-            return _error(HTTPStatus.BAD_REQUEST, str(error))
-        return _json(self._view.hand_records(records))
+            records = _records(request.body)
+        except ValueError as fault:
+            return error(HTTPStatus.BAD_REQUEST, str(fault))
+        return as_json(self._view.hand_records(records))
 
 
 def _records(body: bytes) -> list[bytes]:
@@ -210,8 +230,8 @@ def _records(body: bytes) -> list[bytes]:
         if content.keys() != {"records"} or not len(content["records"]) <= RECORDS_MAX:
             raise ValueError
         return [base64.b64decode(record, validate=True) for record in content["records"]]
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(wanted) from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as fault:
+        raise ValueError(wanted) from fault
 
 
 def _drain_timeout(body: bytes) -> float:
@@ -219,8 +239,8 @@ def _drain_timeout(body: bytes) -> float:
     wanted = f'the body must be empty or {{"timeout_seconds": N}} with N from 0 to {MAX_DRAIN_SECONDS}'
     try:
         content = json.loads(body or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"no JSON: {wanted}") from error
+    except (ValueError, RecursionError) as fault:
+        raise ValueError(f"no JSON: {wanted}") from fault
     if not isinstance(content, dict) or content.keys() - {"timeout_seconds"}:
         raise ValueError(wanted)
     timeout = content.get("timeout_seconds")
@@ -235,33 +255,5 @@ def _drain_timeout(body: bytes) -> float:
     return float(timeout)
 
 
-def _json(content: object, status: int = HTTPStatus.OK) -> web.Response:
-    text = json.dumps(content, allow_nan=False)
-    return web.Response(text=text, status=status, content_type="application/json")
-
-
-def _error(status: int, sentence: str) -> web.Response:
-    return _json({"error": sentence}, status)
-
-
-def _no_stream(name: str) -> web.Response:
-    return _error(HTTPStatus.NOT_FOUND, f"no stream is called {name!r} here; GET /v1/streams lists them")
-
-
-@web.middleware
-async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except web.HTTPMethodNotAllowed as error:
-        response = _error(error.status, f"{request.path} does not take {request.method}")
-        response.headers["Allow"] = error.headers["Allow"]
-        return response
-    except web.HTTPNotFound as error:
-        return _error(error.status, f"nothing is at {request.path}")
-    except web.HTTPRequestEntityTooLarge as error:
-        return _error(error.status, f"a request body holds at most {MAX_BODY_BYTES} bytes")
-    except web.HTTPException as error:
-        return _error(error.status, error.reason)
-    except Exception:
-        logger.exception("request to %s failed", request.path)
-        return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "this is a fault of the node; its log says more")
+def _no_stream(name: str) -> Response:
+    return error(HTTPStatus.NOT_FOUND, f"no stream is called {name!r} here; GET /v1/streams lists them")

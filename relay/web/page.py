@@ -4,10 +4,11 @@ A page needs nothing from elsewhere and runs no script but its own. Names that o
 it, never markup; the policy would stop them all the same.
 """
 
+from http import HTTPStatus
 from pathlib import Path
 
 from relay.config import is_ip
-from relay.web.server import Handler, Middleware, web
+from relay.web.http import Response
 
 PLACE = Path(__file__).with_name("pages")
 FILES = {
@@ -31,29 +32,10 @@ GUARDS = {"Cross-Origin-Resource-Policy": "same-origin", "X-Content-Type-Options
 """On every answer: no other page can take it for a script, a style or a picture of its own."""
 
 
-async def serve(request: web.Request) -> web.Response:
+def file(path: str) -> Response:
     """One of FILES. Read anew each time: a page is opened seldom, and memory is short."""
-    name, kind = FILES[request.path]
-    text = (PLACE / name).read_text("utf-8")
-    return web.Response(text=text, content_type=kind, charset="utf-8", headers=HEADERS)
-
-
-def guard(*, local: bool) -> Middleware:
-    """A middleware that keeps other pages in an operator's browser away. `local`: the API is on loopback.
-
-    There a name that is not this machine's own can only be another site's, made to lead here (DNS rebinding)
-    so that the browser takes the API for a part of that site. On another address names are legitimate.
-    """
-
-    @web.middleware
-    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if local and not is_local_name(request.host):
-            raise web.HTTPMisdirectedRequest(reason="this is the node's loopback address: ask for localhost")
-        answer = await handler(request)
-        answer.headers.update(GUARDS)
-        return answer
-
-    return guarded
+    name, kind = FILES[path]
+    return Response(HTTPStatus.OK, f"{kind}; charset=utf-8", (PLACE / name).read_bytes(), HEADERS)
 
 
 def is_local_name(host: str) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 STEPS = (
     ("asyncio, with ssl and OpenSSL", "asyncio"),
     ("uvloop", "uvloop"),
-    ("aiohttp", "relay.web.server"),
+    ("h11", "relay.web.http"),
     ("msgpack", "msgpack"),
     ("relay_ext", "relay_ext.engine"),
     ("relay", "relay.cli", "relay.node"),

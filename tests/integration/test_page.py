@@ -1,14 +1,15 @@
 """The page of a node in headless Chromium: a stream over a lossy link, and hostile names."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from aiohttp.test_utils import TestServer
-
 from relay.web import ops
+from relay.web.http import Server
+from relay.web.page import GUARDS
 from tests.integration.browser import Page, browser, needs_chromium
 from tests.integration.nodes import STREAM, Fleet, receiver, sender
 from tests.unit.test_ops import View
@@ -92,10 +93,10 @@ def hostile() -> View:
 
 def test_names_are_text(tmp_path: Path) -> None:
     async def test() -> None:
-        server = TestServer(ops.application(hostile(), local=True))
-        await server.start_server()
+        server = Server(ops.Api(hostile(), local=True), GUARDS)
+        await server.listen(socket.create_server(("127.0.0.1", 0)))
         async with browser(tmp_path) as page:
-            await page.goto(str(server.make_url("/")))
+            await page.goto(f"http://127.0.0.1:{server.port}/")
             await page.until("document.querySelectorAll('#streams canvas').length === 3")
             for place in ("name", "findings", "streams", "hops", "peers"):
                 assert NAME in await page.value(f"document.getElementById('{place}').textContent")

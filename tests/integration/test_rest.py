@@ -26,9 +26,7 @@ from tests.integration.nodes import (
 )
 
 SECONDS = float(os.environ.get("RELAY_REST_SECONDS", "3"))
-KIB_MAX = 50_000
-"""P6 asks for 45 MB, which is 43,945 KiB: missed. Measured: 48,390 to 49,396, 850 of it for psutil, some 150
-for the history and the page, some 180 for the code of standbys."""
+KIB_MAX = 43_945  # P6: 45 MB
 CPU_RATIO_MAX = 0.0075
 """P6 asks for 0.005. Measured: 0.0032 to 0.0048, and more where the machine has other work."""
 STREAMS = 100
@@ -70,7 +68,7 @@ def test_a_node_whose_peer_is_away_sleeps(tmp_path: Path, stack: ExitStack) -> N
     keygen(key)
     config.write_text(node_toml("region", port + 1, hop))
     [rate] = rest("no session", stack.enter_context(running(config, port + 1)))
-    assert rate <= 3  # a sample for the history is in it, or is not
+    assert rate <= 5  # a sample for the history is in it, or is not
 
 
 def test_a_pair_of_nodes_at_rest(tmp_path: Path, stack: ExitStack) -> None:

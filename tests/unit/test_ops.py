@@ -7,17 +7,18 @@ import json
 import re
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession
-from aiohttp.test_utils import TestClient, TestServer
 
 from relay.config import Address
 from relay.services.sockets import Sockets
 from relay.systemd import Manager
 from relay.web import ops, page
+from relay.web.http import Server
 from relay.wire.messages import NODE_RECORD_BYTES_MAX
 from tests.unit.status_sample import history, sample
 
@@ -77,12 +78,22 @@ class View:
 Call = Callable[..., Awaitable[tuple[int, str, Any]]]
 
 
+@asynccontextmanager
+async def serving(view: View, *, local: bool = True) -> AsyncIterator[ClientSession]:
+    """A client of the API of `view`."""
+    server = Server(ops.Api(view, local=local), page.GUARDS)
+    await server.listen(socket.create_server(("127.0.0.1", 0)))
+    async with ClientSession(f"http://127.0.0.1:{server.port}") as client:
+        yield client
+    await server.close()
+
+
 def served(test: Callable[[Call, View], Awaitable[None]]) -> None:
     """Runs `test` with a function that makes a request and returns status, content type and content."""
 
     async def run() -> None:
         view = View()
-        async with TestClient(TestServer(ops.application(view, local=True))) as client:
+        async with serving(view) as client:
 
             async def call(method: str, path: str, **more: Any) -> tuple[int, str, Any]:
                 async with client.request(method, path, **more) as answer:
@@ -155,6 +166,7 @@ def test_sdp() -> None:
         ("GET", "/v1/streams/a/b", 404, "nothing is at"),
         ("GET", "/v1/drain", 405, "does not take GET"),
         ("POST", "/v1/status", 405, "does not take POST"),
+        ("DELETE", "/v1/streams/studio", 405, "does not take DELETE"),
     ],
 )
 def test_errors_are_json(method: str, path: str, status: int, sentence: str) -> None:
@@ -289,8 +301,7 @@ def test_local_names(host: str, local: bool) -> None:
 def test_on_another_address_names_are_legitimate() -> None:
     async def test() -> None:
         headers = {"Host": "edge.example:7480"}
-        client = TestClient(TestServer(ops.application(View(), local=False)))
-        async with client, client.get("/v1/hops", headers=headers) as answer:
+        async with serving(View(), local=False) as client, client.get("/v1/hops", headers=headers) as answer:
             assert answer.status == 200
             assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
@@ -299,7 +310,7 @@ def test_on_another_address_names_are_legitimate() -> None:
 
 def test_the_page_and_all_that_it_names_are_served_and_nothing_else_of_the_folder() -> None:
     async def test() -> None:
-        async with TestClient(TestServer(ops.application(View(), local=True))) as client:
+        async with serving(View()) as client:
             texts = {}
             for path, (_, kind) in page.FILES.items():
                 async with client.get(path) as answer:
@@ -330,12 +341,10 @@ def test_start_serves_and_says_when_the_port_is_taken() -> None:
         in_use = pytest.raises(OSError, match=r"cannot listen on .*: Address already in use")
         with socket.create_server(("127.0.0.1", 0)) as taken, in_use:
             await ops.start(View(), Address("127.0.0.1", taken.getsockname()[1]), new_sockets())
-        runner = await ops.start(View(), Address("127.0.0.1", 0), new_sockets())
-        try:
-            host, port = runner.addresses[0][:2]
-            async with ClientSession() as session, session.get(f"http://{host}:{port}/healthz") as answer:
-                assert await answer.text() == "ok"
-        finally:
-            await runner.cleanup()
+        server = await ops.start(View(), Address("127.0.0.1", 0), new_sockets())
+        url = f"http://127.0.0.1:{server.port}/healthz"
+        async with ClientSession() as client, client.get(url) as answer:
+            assert await answer.text() == "ok"
+        await server.close()
 
     asyncio.run(test())
