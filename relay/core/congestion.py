@@ -67,7 +67,8 @@ POLICED_LEAST = 0.5
 PROBE_NS = 2250 * MS
 """How long: what the average of loss takes, and a bit."""
 PROBE_SOON_NS, PROBE_FIRST_NS, PROBE_LAST_NS = 3 * SECOND, 30 * SECOND, 240 * SECOND
-"""Until one: where loss has jumped, else the first time, and at most; each that shows nothing doubles it."""
+"""Until one: where loss has jumped, else the first time, and at most; each that shows nothing doubles it. One
+that shows something is repeated as soon as the average has forgotten it: an outage may have met it."""
 JUMP, JUMP_MEMORY_NS = 0.10, 30 * SECOND
 """Loss has jumped when it is by so much above what it usually was in this time."""
 TIMEOUT_NS = 3 * SECOND
@@ -137,6 +138,8 @@ class Controller:
         self._usual_loss: float | None = None
         """Over half a minute."""
         self._probe_wait_ns = PROBE_FIRST_NS
+        self._suspected = False
+        """The last probe moved the loss."""
 
     @property
     def state(self) -> str:
@@ -257,32 +260,46 @@ class Controller:
         return passed * (1 - m.loss_recent) / (1 - self.own_loss) if self._loses_more(m) else passed
 
     def _probe_loss(self, now_ns: int, m: Measured) -> None:
-        """Find policers and short buffers, which drop without a queue: there, sending more loses more."""
+        """Find policers and short buffers, which drop without a queue: there, sending more loses more, each
+        time that it is tried."""
         if self._probe_end_ns:
             if now_ns < self._probe_end_ns:
                 return
-            looked_at = m.packets_per_second * PROBE_NS / SECOND
-            sigma = sqrt(2) * deviation(max(self._probed_loss, 0.01), looked_at, m.loss_burst)
             self._probe_end_ns = 0
             self._probed_ns = now_ns
-            more = self.sent_bps / self._probed_bps - 1
-            moved = 0.0  # max_overhead left too little of it, or what was asked for again has become less
-            if more >= PROBE / 2:
-                moved = m.loss_ratio - self._probed_loss
-            elif more <= -PROBE:
-                moved = self._probed_loss - m.loss_ratio
-            if moved > max(LOSS_MARGIN, LOSS_SIGMAS * sigma):
+            moved = self._moved(m)
+            if moved and self._suspected:
                 self._police(now_ns, m)
                 return
-            self._probe_wait_ns = min(2 * self._probe_wait_ns, PROBE_LAST_NS)
+            self._suspected = moved
+            if not moved:
+                self._probe_wait_ns = min(2 * self._probe_wait_ns, PROBE_LAST_NS)
         elif m.loss_ratio < LOSS_MARGIN or not m.sending:
             self._probed_ns = now_ns
             self._probe_wait_ns = PROBE_FIRST_NS
-        jumped = self._usual_loss is not None and m.loss_ratio > self._usual_loss + JUMP
-        wait_ns = PROBE_SOON_NS if jumped else self._probe_wait_ns
-        if now_ns - max(self._probed_ns, self._sending_ns or now_ns) > wait_ns:
+            self._suspected = False
+        if now_ns - max(self._probed_ns, self._sending_ns or now_ns) > self._until_probe(m):
             self._probed_loss, self._probed_bps = m.loss_ratio, self.sent_bps
             self._probe_end_ns = now_ns + PROBE_NS + m.rtt_ns
+
+    def _moved(self, m: Measured) -> bool:
+        """Whether the loss has followed what was sent more, or less, for a while."""
+        looked_at = m.packets_per_second * PROBE_NS / SECOND
+        sigma = sqrt(2) * deviation(max(self._probed_loss, 0.01), looked_at, m.loss_burst)
+        more = self.sent_bps / self._probed_bps - 1
+        moved = 0.0  # max_overhead left too little of it, or what was asked for again has become less
+        if more >= PROBE / 2:
+            moved = m.loss_ratio - self._probed_loss
+        elif more <= -PROBE:
+            moved = self._probed_loss - m.loss_ratio
+        return moved > max(LOSS_MARGIN, LOSS_SIGMAS * sigma)
+
+    def _until_probe(self, m: Measured) -> int:
+        """ns after the last one."""
+        if self._suspected:
+            return PROBE_NS + m.rtt_ns
+        jumped = self._usual_loss is not None and m.loss_ratio > self._usual_loss + JUMP
+        return PROBE_SOON_NS if jumped else self._probe_wait_ns
 
     # ---- what it does ------------------------------------------------------------------------
 
@@ -290,6 +307,7 @@ class Controller:
         """What arrives of what is sent too fast is what the path carries, less its own loss, which will only
         show then."""
         self._policed = True
+        self._suspected = False
         self.own_loss = 0.0
         self._limit_to(now_ns, self._carried(m))
         self._policed_bps = self.capacity_bps

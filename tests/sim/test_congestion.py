@@ -131,11 +131,11 @@ def test_a_policer_that_drops_without_a_queue_is_found(seed: int, loss: float, b
         counters = fleet.network.link(EDGE, REGION).counters
         looks.append((fleet.hop("edge", "region").rates.congestion.state, counters.sent, counters.lost_queue))
 
-    fleet, _, _ = stream(seed, profile, seconds=32, each=look)
+    fleet, _, _ = stream(seed, profile, seconds=37, each=look)
     states = [state for state, _, _ in looks]
     assert "limited" not in states[: 7 * 20]
-    assert set(states[20 * 20 :]) == {"limited"}
-    (_, sent, dropped), (_, sent_later, dropped_later) = looks[20 * 20], looks[-1]
+    assert set(states[25 * 20 :]) == {"limited"}  # found after 11 and 13 s in 8 seeds
+    (_, sent, dropped), (_, sent_later, dropped_later) = looks[25 * 20], looks[-1]
     assert dropped_later - dropped <= 0.1 * (
         sent_later - sent
     )  # 1 to 8 % in 12 seeds; without a limit 30 to 55 %

@@ -218,29 +218,49 @@ def measured(**changes: float) -> Measured:
     return Measured(**(values | changes))  # type: ignore[arg-type]
 
 
-def test_what_loses_at_half_the_rate_too_is_no_policer() -> None:
-    """A probe that met a burst of losses is believed, until its limit has shown that it changes nothing."""
+def probed(loss: Callable[[Controller, float, int], float], seconds: float) -> list[float | None]:
+    """The limit at each look, on a path that loses 15 % from 5 s on and besides that what `loss` says of the
+    controller, the time in s and the number of the look."""
     controller = Controller()
     limits: list[float | None] = []
-    for look in range(1, 600):
+    for look in range(1, int(seconds * SECOND / LOOK_NS)):
         at_s = look * LOOK_NS / SECOND
         sent_bps = min(4e6 * (1 + controller.probe), controller.pace_bps or 1e12)
-        loss = 0.0 if at_s < 5 else 0.15 if at_s < 9 else 0.3
-        controller.look(
-            look * LOOK_NS,
-            measured(
-                passed_bps=sent_bps,
-                sent_bps=sent_bps,
-                loss_ratio=loss,
-                loss_recent=loss if at_s < 14 else loss + 0.2 * (look % 4 == 0),
-                progress_ns=look * LOOK_NS,
-            ),
-        )
+        lost = 0.15 * (at_s > 5) + loss(controller, at_s, look)
+        rates = {"passed_bps": sent_bps, "sent_bps": sent_bps, "loss_ratio": lost, "loss_recent": lost}
+        controller.look(look * LOOK_NS, measured(progress_ns=look * LOOK_NS, **rates))
         limits.append(controller.limit_bps)
-    found = next(i for i, limit in enumerate(limits) if limit is not None)
-    assert limits[found:] != [None] * len(limits[found:])
-    lifted = next(i for i, limit in enumerate(limits) if i > found and limit is None)
-    assert (lifted - found) * LOOK_NS <= 10 * SECOND
+    return limits
+
+
+def test_one_probe_that_meets_an_outage_is_no_policer() -> None:
+    met: list[float] = []
+
+    def outage(controller: Controller, at_s: float, look: int) -> float:
+        if controller.probe and (not met or at_s - met[0] < 5):
+            met.append(at_s)
+            return 0.2
+        return 0.0
+
+    assert probed(outage, 60) == [None] * len(probed(lambda *_: 0.0, 60))
+    assert met
+
+
+def test_what_loses_at_half_the_rate_too_is_no_policer() -> None:
+    """Probes that have met bursts of losses twice are believed, until the limit has changed nothing."""
+    found: list[float] = []
+
+    def bursts(controller: Controller, at_s: float, look: int) -> float:
+        if controller.limit_bps is None and not found:
+            return 0.15 * (controller.probe > 0)
+        found.append(at_s)
+        return 0.15 + 0.2 * (look % 4 == 0)
+
+    limits = probed(bursts, 30)
+    limited = [i for i, limit in enumerate(limits) if limit is not None]
+    assert limited
+    assert (limited[-1] - limited[0]) * LOOK_NS <= 10 * SECOND
+    assert limits[-1] is None
 
 
 def test_what_a_pause_does_not_shorten_is_a_longer_way_and_is_not_paused_for_again() -> None:
