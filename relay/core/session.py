@@ -23,6 +23,7 @@ from relay.core.keyring import Keys
 from relay.core.path import Path, Shared, Way
 from relay.seq import add, distance
 from relay.wire import hop
+from relay.wire.coding import decode, encode
 from relay.wire.fields import WireError
 from relay.wire.hop import (
     Acknowledgement,
@@ -37,7 +38,7 @@ from relay.wire.hop import (
     Reliable,
     decode_frame,
 )
-from relay.wire.messages import Message, State, UnknownMessage, decode, encode
+from relay.wire.messages import Message, State, UnknownMessage
 
 STATES = ("connecting", "silent", "connected")
 """From the worst to the best."""

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from relay.core.noise import MESSAGE_1_OVERHEAD, MESSAGE_2_OVERHEAD
 from relay.lab.link import packet_size
+from relay.wire.coding import encode
 from relay.wire.health import Digest, Summary
 from relay.wire.hop import (
     HANDSHAKE_PAYLOAD_BYTES,
@@ -36,7 +37,6 @@ from relay.wire.messages import (
     Track,
     Unpublish,
     Unsubscribe,
-    encode,
 )
 
 SECOND_NS = 1_000_000_000

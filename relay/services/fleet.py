@@ -13,8 +13,9 @@ from relay.core.health import LIFE_NS, Watch, alarms, penalties, summary_of
 from relay.core.routing import FULL_PERMILLE
 from relay.services.hops import Hop, Hops
 from relay.services.streams import Streams
+from relay.wire.coding import encode
 from relay.wire.health import RATIO, Digest, Summary, as_dict
-from relay.wire.messages import Health, encode
+from relay.wire.messages import Health
 
 TICK_NS = 1_000_000_000
 ANSWER_NS = 100_000_000

@@ -255,7 +255,7 @@ class Hops:
         return True
 
     def send_state(self, now_ns: int, hop: Hop, packed: bytes) -> None:
-        """Tell the peer something of which only the last counts, as `messages.encode` packs it; it may get
+        """Tell the peer something of which only the last counts, as `coding.encode` packs it; it may get
         lost."""
         self._run(now_ns, hop, hop.session.send_state(now_ns, packed))
 

@@ -13,7 +13,7 @@ from relay.core.figures import Counters, Meter, tree
 from relay.services.hops import ACTIVE_TICK_NS, Hop, Hops
 from relay.services.shards import Shards
 from relay.services.stream import Publication, Stream
-from relay.wire.messages import encode
+from relay.wire.coding import encode
 from relay.wire.paths import BEFORE_MAX, MILLION, UNKNOWN, HopFigures, HopsBefore, HopsBehind, TreeHop
 
 TICK_NS = 1_000_000_000

@@ -9,8 +9,8 @@ import random
 import pytest
 
 from relay.core.figures import tree
+from relay.wire.coding import decode, encode
 from relay.wire.fields import U32, WireError
-from relay.wire.messages import decode, encode
 from relay.wire.paths import BEFORE_MAX, BEHIND_MAX, BOUNDS, HopFigures, HopsBefore, HopsBehind, TreeHop
 from tests.fuzz.test_fuzz_handshake import mutate
 

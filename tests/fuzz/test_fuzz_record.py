@@ -10,10 +10,11 @@ import random
 import pytest
 
 from relay.core.record import LIFE_MAX_S, ROLES, Record, RecordError, decode, revise, sign, verify
+from relay.wire.coding import decode as decode_message
+from relay.wire.coding import encode
 from relay.wire.fields import WireError
 from relay.wire.hop import SECOND
-from relay.wire.messages import NODE_RECORD_BYTES_MAX, Records, encode
-from relay.wire.messages import decode as decode_message
+from relay.wire.messages import NODE_RECORD_BYTES_MAX, Records
 from relay_ext.crypto import ed25519_public_key
 from tests.fuzz.test_fuzz_handshake import mutate
 from tests.unit.test_renewals import AUTHORITY, Node

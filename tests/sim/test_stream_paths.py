@@ -10,7 +10,7 @@ import pytest
 from relay.lab.link import LinkConfig
 from relay.services.hops import Hop
 from relay.services.paths import LIFE_NS, TOLD_AT_ONCE
-from relay.wire.messages import decode, encode
+from relay.wire.coding import decode, encode
 from relay.wire.paths import HopFigures, HopsBefore, HopsBehind, TreeHop
 from tests.sim.fleet import SECOND, VIDEO, Fleet, NodeSpec
 from tests.sim.test_relaying import HOSTS, chain, end

@@ -6,7 +6,8 @@ from collections import deque
 import pytest
 
 from relay.core.directory import ENTRIES_MAX, EXPIRE_NS, VERSION_NS, Directory
-from relay.wire.messages import Announce, Ask, Catalogue, ListVersion, Message, decode, encode
+from relay.wire.coding import decode, encode
+from relay.wire.messages import Announce, Ask, Catalogue, ListVersion, Message
 
 SECOND = 1_000_000_000
 

@@ -5,7 +5,8 @@ import random
 import pytest
 
 from relay.core.figures import TREE_BYTES_MAX, Counters, Meter, percentile, tree
-from relay.wire.messages import MESSAGE_BYTES_MAX, decode, encode
+from relay.wire.coding import decode, encode
+from relay.wire.messages import MESSAGE_BYTES_MAX
 from relay.wire.paths import BEHIND_MAX, UNKNOWN, HopFigures, HopsBehind, TreeHop
 
 MS = 1_000_000

@@ -7,8 +7,9 @@ from typing import Any
 from relay.core.admission import Admission
 from relay.core.health import UNKNOWN, Heard, Pace
 from relay.services.fleet import ANSWER_NS, REST_NS, Fleet
+from relay.wire.coding import decode
 from relay.wire.health import HEALTH_BYTES_MAX, Digest, Summary
-from relay.wire.messages import State, decode
+from relay.wire.messages import State
 
 SECOND = 1_000_000_000
 

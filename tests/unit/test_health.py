@@ -27,8 +27,8 @@ from relay.core.health import (
     summary_of,
 )
 from relay.core.routing import BETTER_MS
+from relay.wire.coding import encode
 from relay.wire.health import DIGEST_FIELDS, HEALTH_BYTES_MAX, SUMMARY_FIELDS, Digest, Summary
-from relay.wire.messages import encode
 
 DOCS = (Path(__file__).parents[2] / "docs/health.md").read_text()
 WELL = Digest(headroom_permille=1000, loop_lag_ms=0, memory_available_permille=800)

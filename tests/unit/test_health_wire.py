@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relay.wire.coding import decode, encode
 from relay.wire.fields import WireError
 from relay.wire.health import (
     DIGEST_FIELDS,
@@ -18,7 +19,7 @@ from relay.wire.health import (
     Summary,
 )
 from relay.wire.hop import Latest, decode_frame, encode_frame
-from relay.wire.messages import Kind, State, decode, encode
+from relay.wire.messages import Kind, State
 
 
 def values(field: Field) -> st.SearchStrategy[int | bool]:

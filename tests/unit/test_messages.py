@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.wire import hop
+from relay.wire.coding import decode, encode
 from relay.wire.fields import WireError
 from relay.wire.hop import (
     Acknowledgement,
@@ -48,8 +49,6 @@ from relay.wire.messages import (
     UnknownMessage,
     Unpublish,
     Unsubscribe,
-    decode,
-    encode,
 )
 from relay.wire.paths import HopFigures, HopsBefore, HopsBehind, TreeHop
 

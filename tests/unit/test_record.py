@@ -27,9 +27,9 @@ from relay.core.record import (
     to_text,
     verify,
 )
+from relay.wire.coding import encode as encode_message
 from relay.wire.hop import HANDSHAKE_PAYLOAD_BYTES, Hello, decode_hello, encode_hello
 from relay.wire.messages import MESSAGE_BYTES_MAX, NODE_RECORD_BYTES_MAX, RevocationList
-from relay.wire.messages import encode as encode_message
 from relay_ext.crypto import ed25519_public_key, ed25519_sign
 
 AUTHORITY = bytes(range(32))

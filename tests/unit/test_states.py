@@ -4,8 +4,9 @@ import msgpack
 
 from relay.core.actions import Deliver, SendControl
 from relay.wire import hop
+from relay.wire.coding import encode
 from relay.wire.health import Digest, Summary
-from relay.wire.messages import PublishOk, encode
+from relay.wire.messages import PublishOk
 from tests.unit.hop_world import EDGE, SECOND, pair, restart, size_of
 
 

@@ -13,6 +13,7 @@ from relay.services.entrance import DRAINING, STREAMS_MAX
 from relay.services.hops import Hops
 from relay.services.streams import Streams
 from relay.services.surge import SHEDDING
+from relay.wire.coding import encode
 from relay.wire.messages import (
     Announce,
     Ask,
@@ -28,7 +29,6 @@ from relay.wire.messages import (
     Unavailable,
     Unpublish,
     Unsubscribe,
-    encode,
 )
 from tests.unit.plane_world import MS, SOURCE, START, rtp
 from tests.unit.test_streams import AUDIO, LINK, OUT, SOURCES, VIDEO, Node, offer
