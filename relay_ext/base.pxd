@@ -30,7 +30,6 @@ cdef inline bint addr_same_host(const addr *a, const addr *b) noexcept nogil:
 # ---- datagrams to be sent --------------------------------------------------------------------
 
 cdef enum:
-    TX_HEAD = 16      # bytes of rewritten header that go before the body
     TX_CAPACITY = 2048
 
 ctypedef struct tx_packet:
