@@ -68,10 +68,8 @@ class Publisher:
             return  # without a choice, whoever has it keeps it: the hop may come back
         fields = {"stream": stream.name, "to": stream.choice.peer, "why": stream.choice.why}
         event(logger, logging.INFO, "stream_route", **fields)
-        before, arrives = (
-            stream.route,
-            stream.accepted and any(c.connected for c in stream.candidates if c.peer == current),
-        )
+        before = stream.route
+        arrives = stream.accepted and any(c.connected for c in stream.candidates if c.peer == current)
         stream.route = self._hops.named(stream.choice.peer)
         stream.leaving = (before, now_ns + LEAVING_NS) if before is not None and arrives else None
         stream.serial = min(stream.serial + 1, U32)
@@ -230,9 +228,8 @@ class Publisher:
         stream, reason = self.sent_to(hop, refusal.alias, refusal.epoch), refusal.reason
         if stream is None:
             return None
-        if (
-            refusal.serial and stream.route is hop
-        ):  # of the process before, or of before it came back there: offered at the next look
+        if refusal.serial and stream.route is hop:
+            # Of the process before, or of before it came back there: offered at the next look.
             stream.serial = max(stream.serial, min(refusal.serial + 1, U32))
             self.drop(stream, hop.id)
             return None
