@@ -33,7 +33,8 @@ demo: build
 test: build .venv/test-packages lint
 	@$(MAKE) --no-print-directory .venv/page-packages || true
 	@$(MAKE) --no-print-directory .venv/bin/promtool || echo "promtool could not be had: alarms are not tried"
-	$(PY) -m pytest
+	$(PY) -m pytest --ignore=tests/sim
+	$(PY) -m pytest -n logical tests/sim
 
 # Where these two cannot be done (no apt, no root, another processor) they say so and pass.
 test-deploy: build
