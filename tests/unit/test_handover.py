@@ -201,7 +201,7 @@ def test_one_of_several_shards() -> None:
         handover.save(planes[0])
 
 
-LAYOUT = "ebf0d83d3411bbc5"
+LAYOUT = "6d55fda94633533b"
 CARRIED = (
     *("base", "delay", "egress", "feed", "formats", "inner", "ingest", "pacer", "path", "peer", "plane"),
     *("playout", "reorder", "ring", "rlc", "rlc_encoder", "rtp", "seal", "slab", "transit"),
