@@ -185,7 +185,7 @@ class Directory:
         if not news.stamp:
             region.streams.pop(news.stream, None)
         elif news.stream in region.streams or len(region.streams) < ENTRIES_MAX:
-            region.streams[news.stream] = Entry(news.stamp, news.publisher, news.serial, news.standby)
+            region.streams[news.stream] = _entry(news)
         return []
 
     def _page(self, region: _Region, page: Catalogue) -> None:
@@ -195,9 +195,7 @@ class Directory:
             return  # one before it could not be sent; the next version will tell
         region.next_page += 1
         for listed in page.entries:
-            region.arriving[listed.stream] = Entry(
-                listed.stamp, listed.publisher, listed.serial, listed.standby
-            )
+            region.arriving[listed.stream] = _entry(listed)
             self._stamp = max(self._stamp, listed.stamp)
         if page.last and len(region.arriving) <= ENTRIES_MAX:
             region.streams, region.arriving = region.arriving, {}
@@ -229,6 +227,10 @@ class Directory:
             return None
         self._next_version_ns = now_ns + VERSION_NS
         return self.list_version()
+
+
+def _entry(said: Announce | CatalogueEntry) -> Entry:
+    return Entry(said.stamp, said.publisher, said.serial, said.standby)
 
 
 def _winner(claims: list[tuple[Entry, bytes]]) -> bytes | None:

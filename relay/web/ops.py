@@ -103,7 +103,12 @@ Method = Callable[..., Awaitable[Response]]
 
 
 class Api:
-    """Answers requests; one method a path. `local`: the API is on a loopback address."""
+    """Answers requests; one method a path. `local`: the API is on a loopback address.
+
+    There a name that is not this machine's own can only be another site's, made to lead here (DNS rebinding)
+    so that an operator's browser takes the API for a part of that site. On another address names are
+    legitimate.
+    """
 
     def __init__(self, view: NodeView, *, local: bool) -> None:
         self._view = view

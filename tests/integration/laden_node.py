@@ -5,8 +5,6 @@
 SHARE is what one takes, of 1.
 """
 
-import asyncio
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from relay.log import configure
 from relay.node import Node, run_on_loop
 from relay.services.surge import carried
 from relay.wire.health import RATIO, Digest
+from tests.integration.own_node import serve
 
 
 async def main(share: float, config: Path) -> int:
@@ -28,13 +27,7 @@ async def main(share: float, config: Path) -> int:
         observe(now_ns, replace(facts, nic_load_permille=load, headroom_permille=RATIO - load))
 
     node.machine.fleet.observe = laden  # type: ignore[method-assign]
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, node.done.set)
-    try:
-        await node.start()
-        await node.done.wait()
-    finally:
-        await node.stop()
-    return 0
+    return await serve(node)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from relay.config.files import load
 from relay.log import configure
 from relay.node import Node, run_on_loop
+from tests.integration.own_node import serve
 
 STALL_S = 0.2
 EVERY_S = 0.4
@@ -47,14 +48,8 @@ class Staller:
 async def main(kind: str, config: Path) -> int:
     node = Node(load(config, {}), config)
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, node.done.set)
     loop.add_signal_handler(signal.SIGUSR1, Staller(loop, kind == "spin").switch)
-    try:
-        await node.start()
-        await node.done.wait()
-    finally:
-        await node.stop()
-    return 0
+    return await serve(node)
 
 
 if __name__ == "__main__":
